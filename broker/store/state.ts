@@ -1,0 +1,45 @@
+/**
+ * State: what must be known to go on (devices, keys, open commands, idempotency keys) and the journal, in one durable place.
+ *
+ * Keys are text, `/` between their parts, the first naming the kind: `device/pump-1`. Values are JSON text.
+ */
+export type Change = { readonly put: string; readonly value: string } | { readonly del: string };
+
+export interface State {
+  readonly journal: Journal;
+
+  /**
+   * Applies `changes` and appends `entries` (line protocol, one row a string) to the journal: all of it or nothing, and durable
+   * when the promise resolves. Commits that arrive while one is being written share the next fsync; they resolve in order.
+   * Throws `journal_full` when `entries` would pass the journal's bound, `storage_unavailable` when the disk refuses.
+   */
+  commit(changes: readonly Change[], entries: readonly string[]): Promise<void>;
+
+  /** What was last committed under `key`. */
+  get(key: string): Promise<string | undefined>;
+
+  /** Every key that starts with `prefix`, in order; `after` (exclusive) resumes, `reverse` starts at the end. */
+  scan(prefix: string, options?: { after?: string; reverse?: boolean }): AsyncIterable<[key: string, value: string]>;
+
+  /** Writes what is under way, then lets go of the folder. Closing twice is harmless. */
+  close(): Promise<void>;
+}
+
+/** The durable log between acknowledgement and History: records in order, each some rows of line protocol. */
+export interface Journal {
+  /**
+   * The oldest records after `sequence`, up to about `bytesMax` (at least one record); undefined when there is none.
+   * `through` is the sequence number of the last one read.
+   */
+  read(sequence: number, bytesMax: number): Promise<{ lines: Buffer; through: number } | undefined>;
+  /** Forgets all records up to and including `through`: History has them. */
+  trim(through: number): Promise<void>;
+  readonly bytes: number;
+  readonly bytesMax: number;
+  /** Sequence number of the newest durable record; 0 when there never was one. */
+  readonly head: number;
+  /** When the oldest record still here was written, epoch milliseconds. */
+  readonly oldestAt: number | undefined;
+  /** Calls `listener` after each durable append. One listener. */
+  onAppend(listener: () => void): void;
+}

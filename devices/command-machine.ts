@@ -1,0 +1,209 @@
+import { isEnded, type Command, type Transport } from './command.ts';
+import type { Report } from './report.ts';
+
+/**
+ * The life of a command: a pure function (command, event, now) -> command | error code.
+ *
+ *   queued --lease--> sent --confirm--> delivered --report running--> running --report--> succeeded | failed | rejected
+ *     ^________lapse____|
+ *
+ * queued and sent may also end as expired, undeliverable, superseded or cancelled; delivered and running as timed_out,
+ * or cancelled by force. A device's word is taken in every open state (its confirmation may have been lost), and once more,
+ * marked late, after expired, timed_out and undeliverable.
+ *
+ * A repeated event returns the very same object, so a retry is harmless; an impossible one returns an error code. Internal
+ * events (lapse, expire, time out, supersede, wake) that no longer apply are no-ops, since timers race with devices.
+ */
+export type CommandEvent =
+  | { readonly type: 'lease'; readonly transport: Transport; readonly leaseMs: number }
+  | { readonly type: 'lapse' }
+  | { readonly type: 'confirm'; readonly transport: Transport }
+  | { readonly type: 'report'; readonly report: Report; readonly transport: Transport }
+  | { readonly type: 'wake' }
+  | { readonly type: 'expire' }
+  | { readonly type: 'timeout' }
+  | { readonly type: 'cancel'; readonly force: boolean; readonly reason?: string }
+  | { readonly type: 'supersede'; readonly by: string };
+
+export type CommandRefusal = 'command_finished' | 'command_delivered' | 'not_leasable';
+
+export function transition(command: Command, event: CommandEvent, now: number): Command | CommandRefusal {
+  switch (event.type) {
+    case 'lease':
+      return lease(command, event, now);
+    case 'lapse':
+      return lapse(command, now);
+    case 'confirm':
+      return confirm(command, event.transport, now);
+    case 'report':
+      return report(command, event.report, event.transport, now);
+    case 'wake':
+      return wake(command, now);
+    case 'expire':
+      return command.state === 'queued' || command.state === 'sent'
+        ? end(command, 'expired', now, { error: 'not delivered in time' })
+        : command;
+    case 'timeout':
+      return command.state === 'delivered' || command.state === 'running'
+        ? end(command, 'timed_out', now, { error: 'no report in time' })
+        : command;
+    case 'cancel':
+      return cancel(command, event, now);
+    case 'supersede':
+      return supersede(command, event.by, now);
+  }
+}
+
+/** When the command next needs attention if nothing else happens: it may go out, or its lease, expiry or report is due. */
+export function nextDeadlineAt(command: Command, now: number): number | undefined {
+  switch (command.state) {
+    case 'queued':
+      return command.notBefore !== undefined && command.notBefore > now
+        ? earliest(command.expiresAt, command.notBefore)
+        : command.expiresAt;
+    case 'sent':
+      return earliest(command.expiresAt, command.leaseUntil);
+    case 'delivered':
+    case 'running':
+      return command.reportBy;
+    default:
+      return undefined;
+  }
+}
+
+/** The event that is due by `now`, or undefined. Called again until nothing is due. */
+export function dueEvent(command: Command, now: number): CommandEvent | undefined {
+  if (command.state === 'queued' || command.state === 'sent') {
+    if (command.expiresAt !== undefined && command.expiresAt <= now) return { type: 'expire' };
+    if (command.leaseUntil !== undefined && command.leaseUntil <= now) return { type: 'lapse' };
+  }
+  if (command.reportBy !== undefined && command.reportBy <= now) return { type: 'timeout' };
+  return undefined;
+}
+
+/** True when a transport may take the command now. */
+export function isLeasable(command: Command, now: number): boolean {
+  return (
+    command.state === 'queued' &&
+    (command.notBefore === undefined || command.notBefore <= now) &&
+    (command.expiresAt === undefined || command.expiresAt > now)
+  );
+}
+
+function lease(command: Command, event: { transport: Transport; leaseMs: number }, now: number): Command | CommandRefusal {
+  if (!isLeasable(command, now)) return 'not_leasable';
+  return {
+    ...command,
+    state: 'sent',
+    attempts: command.attempts + 1,
+    transport: event.transport,
+    sentAt: now,
+    leaseUntil: now + event.leaseMs,
+  };
+}
+
+function lapse(command: Command, now: number): Command {
+  if (command.state !== 'sent') return command;
+  if (command.supersededBy !== undefined) return end(command, 'superseded', now);
+  if (command.attempts >= command.maxAttempts) {
+    return end(command, 'undeliverable', now, { error: `not confirmed after ${command.attempts} attempts` });
+  }
+  const { leaseUntil: _, ...rest } = command;
+  return { ...rest, state: 'queued' };
+}
+
+function confirm(command: Command, transport: Transport, now: number): Command | CommandRefusal {
+  if (command.deliveredAt !== undefined) return command;
+  if (isEnded(command)) return 'command_finished';
+  const delivered = deliver(command, transport, now);
+  return command.confirm === 'delivery' ? end(delivered, 'succeeded', now) : delivered;
+}
+
+function report(command: Command, given: Report, transport: Transport, now: number): Command | CommandRefusal {
+  const late = command.state === 'expired' || command.state === 'timed_out' || command.state === 'undeliverable';
+  if (isEnded(command) && !late) {
+    const retried = command.state === given.state;
+    const overtaken = given.state === 'running' && isDevicesWord(command);
+    return retried || overtaken ? command : 'command_finished';
+  }
+  if (given.state === 'running') return late ? 'command_finished' : run(command, given, transport, now);
+  const { error: _, ...had } = deliver(command, transport, now);
+  return end(had, given.state, now, {
+    ...(given.result !== undefined && { result: given.result }),
+    ...(given.message !== undefined && { message: given.message }),
+    ...(late && { late: true as const }),
+  });
+}
+
+function run(command: Command, given: Report, transport: Transport, now: number): Command {
+  const same =
+    command.state === 'running' &&
+    given.progress === command.progress &&
+    given.message === command.message &&
+    given.result === undefined;
+  if (same) return command;
+  const had = deliver(command, transport, now);
+  return {
+    ...had,
+    state: 'running',
+    startedAt: had.startedAt ?? now,
+    // A device that still speaks is still at work: each sign of progress starts the time for the report anew.
+    reportBy: now + command.reportTimeoutSeconds * 1_000,
+    ...(given.progress !== undefined && { progress: given.progress }),
+    ...(given.message !== undefined && { message: given.message }),
+    ...(given.result !== undefined && { result: given.result }),
+  };
+}
+
+/** A wake passes with the command on offer; it ends when it has been on offer on as many as it may. */
+function wake(command: Command, now: number): Command {
+  if (command.expiresWakes === undefined || !isLeasable(command, now)) return command;
+  if (command.wakes >= command.expiresWakes) return end(command, 'expired', now, { error: `not delivered within ${command.wakes} wakes` });
+  return { ...command, wakes: command.wakes + 1 };
+}
+
+function cancel(command: Command, event: { force: boolean; reason?: string }, now: number): Command | CommandRefusal {
+  if (command.state === 'cancelled') return command;
+  if (isEnded(command)) return 'command_finished';
+  if ((command.state === 'delivered' || command.state === 'running') && !event.force) return 'command_delivered';
+  return end(command, 'cancelled', now, { error: event.reason ?? 'cancelled by an operator' });
+}
+
+function supersede(command: Command, by: string, now: number): Command {
+  if (command.state === 'queued') return end({ ...command, supersededBy: by }, 'superseded', now);
+  if (command.state === 'sent') return { ...command, supersededBy: by };
+  return command;
+}
+
+/** The device has it: from here on the report is awaited, and nothing can take its place any more. */
+function deliver(command: Command, transport: Transport, now: number): Command {
+  if (command.deliveredAt !== undefined) return command;
+  const { leaseUntil: _, supersededBy: __, ...rest } = command;
+  return {
+    ...rest,
+    state: 'delivered',
+    transport,
+    sentAt: command.sentAt ?? now,
+    deliveredAt: now,
+    reportBy: now + command.reportTimeoutSeconds * 1_000,
+  };
+}
+
+function end(
+  command: Command,
+  state: Command['state'],
+  now: number,
+  outcome: Partial<Pick<Command, 'error' | 'result' | 'message' | 'late'>> = {},
+): Command {
+  const { leaseUntil: _, reportBy: __, ...rest } = command;
+  return { ...rest, ...outcome, state, finishedAt: now };
+}
+
+function isDevicesWord(command: Command): boolean {
+  return command.state === 'succeeded' || command.state === 'failed' || command.state === 'rejected';
+}
+
+function earliest(a: number | undefined, b: number | undefined): number | undefined {
+  if (a === undefined) return b;
+  return b === undefined ? a : Math.min(a, b);
+}

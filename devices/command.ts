@@ -1,0 +1,101 @@
+import type { JsonValue } from './json.ts';
+
+/** What a command is. Its life is in command-machine.ts. Times are epoch milliseconds. */
+
+export const OPEN_STATES = ['queued', 'sent', 'delivered', 'running'] as const;
+export const END_STATES = [
+  'succeeded',
+  'failed',
+  'rejected',
+  'expired',
+  'timed_out',
+  'cancelled',
+  'superseded',
+  'undeliverable',
+] as const;
+export const COMMAND_STATES = [...OPEN_STATES, ...END_STATES] as const;
+
+export type OpenState = (typeof OPEN_STATES)[number];
+export type EndState = (typeof END_STATES)[number];
+export type CommandState = (typeof COMMAND_STATES)[number];
+
+export const PRIORITIES = ['low', 'normal', 'high', 'urgent'] as const;
+export type Priority = (typeof PRIORITIES)[number];
+
+/** The way a command was handed over. */
+export type Transport = 'mqtt' | 'http';
+
+/** What ends the command well: the device's word, or that it has it. */
+export type Confirm = 'result' | 'delivery';
+
+export const PARAMS_BYTES_MAX = 32 * 1024;
+export const PAYLOAD_BYTES_MAX = 32 * 1024;
+export const RESULT_BYTES_MAX = 16 * 1024;
+export const MESSAGE_CHARS_MAX = 1_024;
+export const OPEN_COMMANDS_MAX = 1_000;
+export const EXPIRES_SECONDS_DEFAULT = 86_400;
+export const REPORT_TIMEOUT_SECONDS_DEFAULT = 300;
+export const ATTEMPTS_MAX_DEFAULT = 10;
+export const LEASE_SECONDS_DEFAULT = 30;
+
+/** One instruction for one device, as issued and as far as it has come. Frozen: each step makes a new one. */
+export type Command = {
+  /** UUIDv7; its order is the issue order. */
+  readonly id: string;
+  readonly deviceId: string;
+  readonly name: string;
+  readonly params?: JsonValue;
+  /** Octets as base64, instead of `params`. */
+  readonly payload?: string;
+  readonly contentType?: string;
+  readonly priority: Priority;
+  /** A newer command of the device with the same key takes this one's place. */
+  readonly key?: string;
+  readonly confirm: Confirm;
+  readonly notBefore?: number;
+  /** Deadline for delivery; absent when only wakes count. */
+  readonly expiresAt?: number;
+  /** How many wakes it may be offered on. */
+  readonly expiresWakes?: number;
+  readonly reportTimeoutSeconds: number;
+  readonly maxAttempts: number;
+  readonly queuedAt: number;
+  /** `queuedAt` in nanoseconds, made unique per device: the time of its row in History. */
+  readonly historyNs: string;
+
+  readonly state: CommandState;
+  readonly attempts: number;
+  /** Wakes on which it was on offer. */
+  readonly wakes: number;
+  readonly transport?: Transport;
+  readonly sentAt?: number;
+  /** While sent: when the hand-over lapses. */
+  readonly leaseUntil?: number;
+  readonly deliveredAt?: number;
+  readonly startedAt?: number;
+  /** While delivered or running: when the report is overdue. */
+  readonly reportBy?: number;
+  readonly finishedAt?: number;
+  /** 0..100, of a running command. */
+  readonly progress?: number;
+  readonly message?: string;
+  readonly result?: JsonValue;
+  /** Why it ended without the device's word. */
+  readonly error?: string;
+  /** The device's word came after the command had ended otherwise. */
+  readonly late?: true;
+  readonly supersededBy?: string;
+};
+
+const END_STATE_SET: ReadonlySet<CommandState> = new Set(END_STATES);
+
+export function isEnded(command: Command): boolean {
+  return END_STATE_SET.has(command.state);
+}
+
+/** Order of delivery to one device: priority first, then issue order. */
+export function compareForDelivery(a: Command, b: Command): number {
+  const byPriority = PRIORITIES.indexOf(b.priority) - PRIORITIES.indexOf(a.priority);
+  if (byPriority !== 0) return byPriority;
+  return a.id < b.id ? -1 : a.id > b.id ? 1 : 0;
+}
