@@ -158,7 +158,8 @@ function run(command: Command, given: Report, transport: Transport, now: number)
 /** A wake passes with the command on offer; it ends when it has been on offer on as many as it may. */
 function wake(command: Command, now: number): Command {
   if (command.expiresWakes === undefined || !isLeasable(command, now)) return command;
-  if (command.wakes >= command.expiresWakes) return end(command, 'expired', now, { error: `not delivered within ${command.wakes} wakes` });
+  if (command.wakes >= command.expiresWakes)
+    return end(command, 'expired', now, { error: `not delivered within ${command.wakes} wakes` });
   return { ...command, wakes: command.wakes + 1 };
 }
 

@@ -18,11 +18,10 @@ export const TS_BEHIND_SECONDS_DEFAULT = 30 * 86_400;
 
 export const deviceIdSchema = Type.String({ pattern: DEVICE_ID_PATTERN, description: '1..64 of A-Z a-z 0-9 . _ -' });
 
-export const labelsSchema = Type.Record(
-  Type.String({ pattern: '^[A-Za-z0-9._/-]{1,63}$' }),
-  Type.String({ maxLength: 255 }),
-  { maxProperties: DEVICE_LABELS_MAX, description: 'Names and values to filter by' },
-);
+export const labelsSchema = Type.Record(Type.String({ pattern: '^[A-Za-z0-9._/-]{1,63}$' }), Type.String({ maxLength: 255 }), {
+  maxProperties: DEVICE_LABELS_MAX,
+  description: 'Names and values to filter by',
+});
 
 /** When a sleepy device will wake: a cron expression in a time zone, or a fixed interval from its last contact. */
 export const wakeScheduleSchema = Type.Union(
@@ -34,10 +33,7 @@ export const wakeScheduleSchema = Type.Union(
       },
       { additionalProperties: false },
     ),
-    Type.Object(
-      { everySeconds: Type.Integer({ minimum: 1, maximum: 31_536_000 }) },
-      { additionalProperties: false },
-    ),
+    Type.Object({ everySeconds: Type.Integer({ minimum: 1, maximum: 31_536_000 }) }, { additionalProperties: false }),
   ],
   { description: '{cron, timezone?} or {everySeconds}' },
 );
@@ -54,7 +50,11 @@ export const deviceLimitsSchema = Type.Object(
       Type.Integer({ minimum: 0, maximum: 31_536_000, description: "How far ahead a reading's own ts may be" }),
     ),
     tsBehindSeconds: Type.Optional(
-      Type.Integer({ minimum: 0, maximum: 4_000_000_000, description: "How old a reading's own ts may be; raise it to load recordings" }),
+      Type.Integer({
+        minimum: 0,
+        maximum: 4_000_000_000,
+        description: "How old a reading's own ts may be; raise it to load recordings",
+      }),
     ),
   },
   { additionalProperties: false },

@@ -37,11 +37,7 @@ export type Presence = {
 
 const MISSED_WAKES_MAX = 3;
 
-export function presenceOf(
-  device: Pick<Device, 'wake' | 'graceSeconds' | 'limits'>,
-  contacts: Contacts,
-  now: number,
-): Presence {
+export function presenceOf(device: Pick<Device, 'wake' | 'graceSeconds' | 'limits'>, contacts: Contacts, now: number): Presence {
   const { wake } = device;
   const { lastContactAt } = contacts;
   const next = wake && nextWakeAt(wake, now, lastContactAt);

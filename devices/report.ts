@@ -39,8 +39,8 @@ export function parseReport(value: unknown): Report {
   return {
     state: state as ReportState,
     ...(result !== undefined && { result: result as JsonValue }),
-    ...(progress !== undefined && { progress: progress as number }),
-    ...(message !== undefined && { message: message as string }),
+    ...(progress !== undefined && { progress: progress }),
+    ...(message !== undefined && { message: message }),
   };
 }
 

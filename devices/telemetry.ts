@@ -40,7 +40,8 @@ export function parseTelemetry(message: unknown): Sample[] {
 }
 
 function parseSample(given: unknown, at: string, readingsLeft: number): { sample: Sample; count: number } {
-  if (!isObject(given)) throw fault(at, 'a sample is an object such as {"temperature":21.5} or {"ts":1700000000000,"values":{"temperature":21.5}}');
+  if (!isObject(given))
+    throw fault(at, 'a sample is an object such as {"temperature":21.5} or {"ts":1700000000000,"values":{"temperature":21.5}}');
   const { ts, values } = given;
   if (!isObject(values)) {
     if (ts !== undefined) throw fault(join(at, 'ts'), 'goes with "values": {"ts":1700000000000,"values":{"temperature":21.5}}');
