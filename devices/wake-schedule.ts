@@ -7,15 +7,18 @@ import type { WakeSchedule } from './device.ts';
  * All times are epoch milliseconds.
  */
 
+/** A parsed expression with the last answer it gave: many devices share a schedule, and ask about the same stretch of time. */
+type Parsed = { readonly cron: Cron; after: number; next: number | undefined };
+
 const PARSED_MAX = 10_000;
-const parsed = new Map<string, Cron>();
+const parsed = new Map<string, Parsed>();
 
 /** Throws `invalid_request` when the expression or the zone is not one, or names no time that ever comes. */
 export function assertWakeSchedule(schedule: WakeSchedule, now: number): void {
   if (!('cron' in schedule)) return;
   let next: Date | null;
   try {
-    next = cronOf(schedule).nextRun(new Date(now));
+    next = parse(schedule).cron.nextRun(new Date(now));
   } catch (error) {
     throw new DownlinkError('invalid_request', `wake.cron: ${(error as Error).message}`, { at: 'wake' });
   }
@@ -27,7 +30,7 @@ export function assertWakeSchedule(schedule: WakeSchedule, now: number): void {
  * Undefined when the schedule names no further time.
  */
 export function nextWakeAt(schedule: WakeSchedule, after: number, lastContactAt: number | undefined): number | undefined {
-  if ('cron' in schedule) return cronOf(schedule).nextRun(new Date(after))?.getTime();
+  if ('cron' in schedule) return nextRunAt(parse(schedule), after);
   const everyMs = schedule.everySeconds * 1_000;
   const from = lastContactAt ?? after;
   if (after < from) return from + everyMs;
@@ -63,13 +66,21 @@ export function nthWakeAt(
   return at;
 }
 
-function cronOf(schedule: { cron: string; timezone?: string }): Cron {
+function nextRunAt(schedule: Parsed, after: number): number | undefined {
+  if (schedule.next !== undefined && schedule.after <= after && after < schedule.next) return schedule.next;
+  schedule.next = schedule.cron.nextRun(new Date(after))?.getTime();
+  schedule.after = after;
+  return schedule.next;
+}
+
+function parse(schedule: { cron: string; timezone?: string }): Parsed {
   const key = `${schedule.timezone ?? 'UTC'} ${schedule.cron}`;
-  let cron = parsed.get(key);
-  if (cron === undefined) {
-    cron = new Cron(schedule.cron, { timezone: schedule.timezone ?? 'UTC', paused: true });
+  let found = parsed.get(key);
+  if (found === undefined) {
+    const cron = new Cron(schedule.cron, { timezone: schedule.timezone ?? 'UTC', paused: true });
+    found = { cron, after: Number.POSITIVE_INFINITY, next: undefined };
     if (parsed.size >= PARSED_MAX) parsed.clear();
-    parsed.set(key, cron);
+    parsed.set(key, found);
   }
-  return cron;
+  return found;
 }

@@ -11,9 +11,11 @@ export interface State {
   /**
    * Applies `changes` and appends `entries` (line protocol, one row a string) to the journal: all of it or nothing, and durable
    * when the promise resolves. Commits that arrive while one is being written share the next fsync; they resolve in order.
-   * Throws `journal_full` when `entries` would pass the journal's bound, `storage_unavailable` when the disk refuses.
+   * With neither it resolves once all earlier commits are durable. Throws `journal_full` when `entries` would pass the journal's
+   * bound (steps of commands already accepted are `exempt`: refusing them would leave the record behind the truth), and
+   * `storage_unavailable` when the disk refuses.
    */
-  commit(changes: readonly Change[], entries: readonly string[]): Promise<void>;
+  commit(changes: readonly Change[], entries: readonly string[], bound?: 'bounded' | 'exempt'): Promise<void>;
 
   /** What was last committed under `key`. */
   get(key: string): Promise<string | undefined>;

@@ -1,0 +1,200 @@
+import { EventEmitter } from 'node:events';
+import type { Clock } from '../../devices/clock.ts';
+import { isEnded, type Command, type CommandState, type Transport } from '../../devices/command.ts';
+import { dueEvent, nextDeadlineAt, transition, type CommandEvent } from '../../devices/command-machine.ts';
+import { DownlinkError } from '../../devices/downlink-error.ts';
+import { Deadlines } from '../deadlines.ts';
+import type { LiveEvents } from '../live-events.ts';
+import { commandEventLine, commandLine } from '../store/line-protocol.ts';
+import type { Change, State } from '../store/state.ts';
+import { CommandBook } from './command-book.ts';
+import { commandChanges, endedCommand, openCommands } from './command-store.ts';
+
+/**
+ * The one place where commands change. A step goes through the state machine, takes effect in memory at once (so that no two
+ * transports can take one command), and is written with its History rows in one commit. Whoever answers for a step waits for
+ * its `durable`; live events are told after it.
+ *
+ * Steps that could not be written are kept in `#unsaved` and written when the disk takes them again: memory is never behind the disk.
+ */
+export type Step = {
+  readonly command: Command;
+  /** Rejects with `storage_unavailable` when the step could not be made durable. */
+  readonly durable: Promise<void>;
+};
+
+type LedgerEvents = {
+  /** A command may have become leasable. */
+  queued: [deviceId: string];
+  /** A command left the state `sent` of a push: there is room in the device's window. */
+  confirmed: [deviceId: string];
+  /** A step became durable. */
+  stepped: [command: Command, from: CommandState | 'none'];
+};
+
+const UNSAVED_RETRY_MS = 1_000;
+const NS_PER_MS = 1_000_000n;
+const NS_PER_MICRO = 1_000n;
+
+export class CommandLedger extends EventEmitter<LedgerEvents> {
+  readonly book = new CommandBook();
+  readonly #state: State;
+  readonly #events: LiveEvents;
+  readonly #clock: Clock;
+  readonly #deadlines: Deadlines;
+  readonly #unsaved = new Map<string, Command>();
+  #retry: NodeJS.Timeout | undefined;
+  #lastNs = 0n;
+
+  constructor(state: State, events: LiveEvents, clock: Clock) {
+    super();
+    this.setMaxListeners(0);
+    this.#state = state;
+    this.#events = events;
+    this.#clock = clock;
+    this.#deadlines = new Deadlines(clock, (id) => this.#onDue(id));
+  }
+
+  /** Reads the open commands. What came due meanwhile is carried out; hand-overs by MQTT lapse, since their sessions are gone. */
+  async load(): Promise<void> {
+    for await (const command of openCommands(this.#state)) this.book.put(command);
+    const now = this.#clock.now();
+    for (const command of [...this.book.all()]) {
+      this.#deadlines.set(command.id, nextDeadlineAt(command, now));
+      if (command.state === 'sent' && command.transport === 'mqtt') this.tryStep(command.id, { type: 'lapse' });
+      this.#onDue(command.id);
+    }
+    this.#supersedeLeftovers();
+  }
+
+  /** Nanoseconds for a row in History, never the same twice. */
+  nextNs(now: number): string {
+    const ns = BigInt(now) * NS_PER_MS;
+    this.#lastNs = ns > this.#lastNs ? ns : this.#lastNs + NS_PER_MICRO;
+    return this.#lastNs.toString();
+  }
+
+  /** Makes a new command durable, with `changes` that belong to it, and only then lets it be leased. */
+  async add(command: Command, changes: readonly Change[]): Promise<void> {
+    await this.#state.commit([...commandChanges(command), ...changes], this.#rows(command, 'none'));
+    this.book.put(command);
+    this.#deadlines.set(command.id, nextDeadlineAt(command, this.#clock.now()));
+    this.#tell(command, 'none');
+    this.emit('queued', command.deviceId);
+  }
+
+  /** An open command, or one that ended within the last week. */
+  async find(id: string): Promise<Command | undefined> {
+    return this.book.get(id) ?? this.#unsaved.get(id) ?? (await endedCommand(this.#state, id));
+  }
+
+  /**
+   * Takes one step of an open command, or of an ended one as it was found. Throws `unknown_command`, or the state machine's refusal.
+   * A step that changes nothing is durable once what came before it is.
+   */
+  step(of: string | Command, event: CommandEvent): Step {
+    const had = typeof of === 'string' ? this.book.get(of) : (this.book.get(of.id) ?? of);
+    if (had === undefined) throw new DownlinkError('unknown_command', `no open command has the id ${typeof of === 'string' ? of : of.id}`);
+    const now = this.#clock.now();
+    const next = transition(had, event, now);
+    if (next === 'not_leasable') throw new Error(`bug: command ${had.id} leased while ${had.state}`);
+    if (next === 'command_finished' || next === 'command_delivered') {
+      throw new DownlinkError(next, `the command is ${had.state}`);
+    }
+    if (next === had) return { command: had, durable: this.#unsaved.has(had.id) ? this.#save(had) : this.#state.commit([], []) };
+    this.book.put(next);
+    this.#deadlines.set(next.id, nextDeadlineAt(next, now));
+    const durable = this.#write(next, had.state, event);
+    if (had.state === 'sent' && next.state !== 'sent') this.emit('confirmed', next.deviceId);
+    if (next.state === 'queued') this.emit('queued', next.deviceId);
+    return { command: next, durable };
+  }
+
+  /** A step that nobody answers for: its outcome is written in time, a refusal means that it no longer applies. */
+  tryStep(id: string, event: CommandEvent): Command | undefined {
+    if (this.book.get(id) === undefined) return undefined;
+    try {
+      const { command, durable } = this.step(id, event);
+      durable.catch(() => {});
+      return command;
+    } catch (error) {
+      if (error instanceof DownlinkError) return undefined;
+      throw error;
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#deadlines.close();
+    clearTimeout(this.#retry);
+    await this.#saveUnsaved().catch(() => {});
+  }
+
+  #write(command: Command, from: CommandState, event: CommandEvent): Promise<void> {
+    const { id } = command;
+    // Wakes are counted in State alone: History has a row for each change of state.
+    const rows = command.state === from && event.type === 'wake' ? [] : this.#rows(command, from);
+    const durable = this.#state.commit(commandChanges(command), rows, 'exempt').then(() => this.#tell(command, from));
+    durable.catch(() => {
+      this.#unsaved.set(id, this.book.get(id) ?? command);
+      this.#retryLater();
+    });
+    return durable;
+  }
+
+  #rows(command: Command, from: CommandState | 'none'): string[] {
+    const timeNs = this.nextNs(this.#clock.now());
+    return [commandLine(command), commandEventLine(command, { from, transport: transportOf(command), timeNs })];
+  }
+
+  #tell(command: Command, from: CommandState | 'none'): void {
+    this.#events.publish({ type: 'command', deviceId: command.deviceId, at: this.#clock.now(), from, command });
+    this.emit('stepped', command, from);
+  }
+
+  #onDue(id: string): void {
+    for (;;) {
+      const command = this.book.get(id);
+      if (command === undefined) return;
+      const now = this.#clock.now();
+      const event = dueEvent(command, now);
+      if (event === undefined) {
+        this.#deadlines.set(id, nextDeadlineAt(command, now));
+        if (command.state === 'queued') this.emit('queued', command.deviceId);
+        return;
+      }
+      this.tryStep(id, event);
+    }
+  }
+
+  /** After a crash between a command's commit and the end of those it replaces, both are here: the newest of a key stays. */
+  #supersedeLeftovers(): void {
+    const newest = new Map<string, Command>();
+    const keyed = [...this.book.all()].filter((command) => command.key !== undefined);
+    for (const command of keyed.toSorted((a, b) => (a.id < b.id ? 1 : -1))) {
+      const place = `${command.deviceId}/${command.key}`;
+      const newer = newest.get(place);
+      if (newer === undefined) newest.set(place, command);
+      else this.tryStep(command.id, { type: 'supersede', by: newer.id });
+    }
+  }
+
+  async #save(command: Command): Promise<void> {
+    await this.#state.commit(commandChanges(command), [commandLine(command)], 'exempt');
+    this.#unsaved.delete(command.id);
+  }
+
+  async #saveUnsaved(): Promise<void> {
+    for (const [id, command] of [...this.#unsaved]) await this.#save(this.book.get(id) ?? command);
+  }
+
+  #retryLater(): void {
+    this.#retry ??= setTimeout(() => {
+      this.#retry = undefined;
+      this.#saveUnsaved().catch(() => this.#retryLater());
+    }, UNSAVED_RETRY_MS).unref();
+  }
+}
+
+function transportOf(command: Command): Transport | undefined {
+  return isEnded(command) && command.deliveredAt === undefined ? undefined : command.transport;
+}

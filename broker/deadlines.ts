@@ -1,0 +1,78 @@
+import TinyQueue from 'tinyqueue';
+import { SECOND_MS, type Clock } from '../devices/clock.ts';
+
+/**
+ * One timer for any number of deadlines. Each id has at most one; setting it again replaces it. The clock is looked at once a second at the
+ * least, so a step of the system's clock is noticed.
+ */
+type Entry = { readonly id: string; readonly at: number };
+
+const DUE_PER_TURN_MAX = 1_000;
+const STALE_KEPT_MAX = 1_024;
+
+export class Deadlines {
+  readonly #clock: Clock;
+  readonly #onDue: (id: string) => void;
+  readonly #at = new Map<string, number>();
+  #heap = new TinyQueue<Entry>([], byTime);
+  #timer: NodeJS.Timeout | undefined;
+  #armedFor = Number.POSITIVE_INFINITY;
+
+  constructor(clock: Clock, onDue: (id: string) => void) {
+    this.#clock = clock;
+    this.#onDue = onDue;
+  }
+
+  set(id: string, at: number | undefined): void {
+    if (at === undefined) {
+      this.#at.delete(id);
+    } else if (this.#at.get(id) !== at) {
+      this.#at.set(id, at);
+      this.#heap.push({ id, at });
+      if (at < this.#armedFor) this.#arm();
+    }
+    if (this.#heap.length > 2 * this.#at.size + STALE_KEPT_MAX) this.#compact();
+  }
+
+  close(): void {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
+    this.#at.clear();
+    this.#heap = new TinyQueue<Entry>([], byTime);
+  }
+
+  #arm(): void {
+    clearTimeout(this.#timer);
+    const top = this.#heap.peek();
+    if (top === undefined) {
+      this.#armedFor = Number.POSITIVE_INFINITY;
+      return;
+    }
+    this.#armedFor = top.at;
+    const delayMs = Math.min(Math.max(top.at - this.#clock.now(), 0), SECOND_MS);
+    this.#timer = setTimeout(() => this.#run(), delayMs);
+    this.#timer.unref();
+  }
+
+  #run(): void {
+    const now = this.#clock.now();
+    for (let done = 0; done < DUE_PER_TURN_MAX; ) {
+      const top = this.#heap.peek();
+      if (top === undefined || top.at > now) break;
+      this.#heap.pop();
+      if (this.#at.get(top.id) !== top.at) continue;
+      this.#at.delete(top.id);
+      this.#onDue(top.id);
+      done += 1;
+    }
+    this.#arm();
+  }
+
+  #compact(): void {
+    this.#heap = new TinyQueue(Array.from(this.#at, ([id, at]) => ({ id, at })), byTime);
+  }
+}
+
+function byTime(a: Entry, b: Entry): number {
+  return a.at - b.at;
+}

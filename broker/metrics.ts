@@ -1,0 +1,81 @@
+import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
+
+/** What `/metrics` shows (Prometheus). Gauges read their sources when they are asked. */
+export class Metrics {
+  readonly registry = new Registry();
+
+  readonly messages = new Counter({
+    name: 'downlink_messages_total',
+    help: 'Messages taken from devices',
+    labelNames: ['transport', 'kind'] as const,
+    registers: [this.registry],
+  });
+  readonly readings = new Counter({
+    name: 'downlink_readings_total',
+    help: 'Readings made durable',
+    labelNames: ['transport'] as const,
+    registers: [this.registry],
+  });
+  readonly rejects = new Counter({
+    name: 'downlink_rejects_total',
+    help: 'Messages of devices that were refused',
+    labelNames: ['transport', 'code'] as const,
+    registers: [this.registry],
+  });
+  readonly droppedMessages = new Counter({
+    name: 'downlink_dropped_messages_total',
+    help: 'QoS 0 messages that could not be stored',
+    registers: [this.registry],
+  });
+  readonly commandSteps = new Counter({
+    name: 'downlink_command_steps_total',
+    help: 'Commands that came to a state, by the transport it happened over',
+    labelNames: ['state', 'transport'] as const,
+    registers: [this.registry],
+  });
+  readonly deliverySeconds = new Histogram({
+    name: 'downlink_command_delivery_seconds',
+    help: 'From the issue of a command (or its notBefore) to its confirmation',
+    labelNames: ['transport'] as const,
+    buckets: [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 900, 3_600, 21_600, 86_400],
+    registers: [this.registry],
+  });
+  readonly quarantined = new Counter({
+    name: 'downlink_quarantined_rows_total',
+    help: 'Rows that History refused by themselves',
+    registers: [this.registry],
+  });
+  readonly historyFailures = new Counter({
+    name: 'downlink_history_failures_total',
+    help: 'Shipments to History that failed and were tried again',
+    registers: [this.registry],
+  });
+
+  constructor() {
+    collectDefaultMetrics({ register: this.registry });
+  }
+
+  /** A gauge that calls `read` when it is asked; with a label, `read` gives a value for each of its values. */
+  gauge(name: string, help: string, read: () => number): void {
+    new Gauge({
+      name,
+      help,
+      registers: [this.registry],
+      collect() {
+        this.set(read());
+      },
+    });
+  }
+
+  labelledGauge(name: string, help: string, label: string, read: () => Iterable<readonly [string, number]>): void {
+    new Gauge({
+      name,
+      help,
+      labelNames: [label],
+      registers: [this.registry],
+      collect() {
+        for (const [value, count] of read()) this.set({ [label]: value }, count);
+      },
+    });
+  }
+}

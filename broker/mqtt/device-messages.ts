@@ -1,0 +1,87 @@
+import type { Device } from '../../devices/device.ts';
+import { DownlinkError } from '../../devices/downlink-error.ts';
+import { parseReport } from '../../devices/report.ts';
+import { MESSAGE_BYTES_MAX, parseTelemetry } from '../../devices/telemetry.ts';
+import { parseUpTopic } from '../../devices/topics.ts';
+import { parseJson } from '../../devices/json.ts';
+import type { CommandLedger } from '../commands/command-ledger.ts';
+import { reportCommand } from '../commands/report-command.ts';
+import type { Metrics } from '../metrics.ts';
+import type { DeviceRegistry } from '../registry/device-registry.ts';
+import type { Ingest } from '../telemetry/ingest.ts';
+import type { Rejects } from '../telemetry/rejects.ts';
+
+/**
+ * What a device's PUBLISH means: telemetry or a report, taken to durability. Never throws: a message that breaks a rule is refused for good
+ * (acknowledged, kept among the rejects, told), one that cannot be stored now is not acknowledged, so that the device sends it again.
+ */
+export type Taken =
+  | { readonly outcome: 'taken' }
+  | { readonly outcome: 'refused'; readonly error: DownlinkError }
+  | { readonly outcome: 'not_now'; readonly error: DownlinkError };
+
+const NOT_NOW = new Set(['journal_full', 'storage_unavailable', 'shutting_down', 'internal']);
+const TAKEN: Taken = { outcome: 'taken' };
+
+export class DeviceMessages {
+  readonly #registry: DeviceRegistry;
+  readonly #ingest: Ingest;
+  readonly #ledger: CommandLedger;
+  readonly #rejects: Rejects;
+  readonly #metrics: Metrics;
+  readonly #telemetryMessages;
+  readonly #reportMessages;
+  readonly #readings;
+
+  constructor(registry: DeviceRegistry, ingest: Ingest, ledger: CommandLedger, rejects: Rejects, metrics: Metrics) {
+    this.#registry = registry;
+    this.#ingest = ingest;
+    this.#ledger = ledger;
+    this.#rejects = rejects;
+    this.#metrics = metrics;
+    this.#telemetryMessages = metrics.messages.labels('mqtt', 'telemetry');
+    this.#reportMessages = metrics.messages.labels('mqtt', 'report');
+    this.#readings = metrics.readings.labels('mqtt');
+  }
+
+  async take(deviceId: string, topic: string, payload: Buffer): Promise<Taken> {
+    try {
+      const up = parseUpTopic(deviceId, topic);
+      if (up.kind === 'foreign') throw new DownlinkError('foreign_topic', `${deviceId} may publish below devices/${deviceId}/ alone`);
+      if (up.kind === 'unknown') {
+        throw new DownlinkError('unknown_topic', 'a device publishes to its telemetry and commands/{commandId} topics');
+      }
+      if (payload.length > MESSAGE_BYTES_MAX) {
+        throw new DownlinkError('body_too_large', `a message takes at most ${MESSAGE_BYTES_MAX} bytes, this one has ${payload.length}`);
+      }
+      const device = this.#registry.get(deviceId);
+      if (up.kind === 'telemetry') await this.#takeTelemetry(device, payload);
+      else await this.#takeReport(deviceId, up.commandId, payload);
+      return TAKEN;
+    } catch (thrown) {
+      const error =
+        thrown instanceof DownlinkError ? thrown : new DownlinkError('internal', 'a fault of the server', { cause: thrown });
+      if (NOT_NOW.has(error.code)) return { outcome: 'not_now', error };
+      this.#metrics.rejects.inc({ transport: 'mqtt', code: error.code });
+      try {
+        await this.#rejects.keep(deviceId, { transport: 'mqtt', where: topic, body: payload }, error);
+      } catch (failure) {
+        if (failure instanceof DownlinkError) return { outcome: 'not_now', error: failure };
+        throw failure;
+      }
+      return { outcome: 'refused', error };
+    }
+  }
+
+  async #takeTelemetry(device: Device, payload: Buffer): Promise<void> {
+    const samples = parseTelemetry(parseJson(payload));
+    this.#telemetryMessages.inc();
+    this.#readings.inc(await this.#ingest.take(device, samples));
+  }
+
+  async #takeReport(deviceId: string, commandId: string, payload: Buffer): Promise<void> {
+    const report = parseReport(parseJson(payload));
+    this.#reportMessages.inc();
+    await reportCommand(this.#ledger, deviceId, commandId, report, 'mqtt');
+  }
+}

@@ -1,0 +1,264 @@
+import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
+import { Aedes, type AuthenticateError, type AuthErrorCode, type Client, type PublishPacket, type Subscription } from 'aedes';
+import type { Logger } from 'pino';
+import { DownlinkError } from '../../devices/downlink-error.ts';
+import { isDeviceId } from '../../devices/device.ts';
+import { MESSAGE_BYTES_MAX } from '../../devices/telemetry.ts';
+import { commandsTopic, errorsTopic, isDownTopic } from '../../devices/topics.ts';
+import type { CommandLedger } from '../commands/command-ledger.ts';
+import type { Dispatcher } from '../commands/dispatcher.ts';
+import type { Metrics } from '../metrics.ts';
+import type { DeviceRegistry } from '../registry/device-registry.ts';
+import type { PresenceTracker } from '../registry/presence-tracker.ts';
+import type { DeviceMessages } from './device-messages.ts';
+import { devicePersistence, type DevicePersistence } from './device-persistence.ts';
+import { DeviceSession } from './device-session.ts';
+import { guardPacketSize } from './packet-size-guard.ts';
+
+/**
+ * Devices over MQTT, on aedes. A connection is bound to the device whose token it shows; it may publish and subscribe to the device's own
+ * topics alone. aedes acknowledges after `authorizePublish` has called back, so that is where messages become durable.
+ */
+export type MqttServerParts = {
+  readonly registry: DeviceRegistry;
+  readonly presence: PresenceTracker;
+  readonly ledger: CommandLedger;
+  readonly dispatcher: Dispatcher;
+  readonly messages: DeviceMessages;
+  readonly metrics: Metrics;
+  readonly log: Logger;
+};
+
+/** A subscriber that does not read: messages for it beyond this many octets are dropped. */
+const BACKLOG_BYTES_MAX = 1024 * 1024;
+const DRAIN_TIMEOUT_MS = 5_000;
+const CONNECT_TIMEOUT_MS = 10_000;
+const PACKET_BYTES_MAX = 4 * MESSAGE_BYTES_MAX;
+const CLOSE_WAIT_MS_MAX = 5_000;
+const REFUSED_IDENTIFIER = 2 as AuthErrorCode;
+const REFUSED_CREDENTIAL = 4 as AuthErrorCode;
+
+type OutgoingPacket = { topic: string; payload: Buffer | string; messageId?: number; clientId?: string };
+
+/** aedes drops messages that overtake each other by this record; commands and errors are never duplicates of one another. */
+const REMEMBERS_NOTHING: object = Object.freeze(
+  new Proxy({}, { get: () => undefined, set: () => true }),
+);
+
+export class MqttServer {
+  readonly #parts: MqttServerParts;
+  readonly #aedes: Aedes;
+  readonly #persistence: DevicePersistence;
+  readonly #sessions = new WeakMap<object, DeviceSession>();
+  readonly #sessionsOf = new Map<string, Set<DeviceSession>>();
+  readonly #sockets = new Set<Duplex>();
+  #tcp: Server | undefined;
+  #isClosing = false;
+
+  constructor(parts: MqttServerParts) {
+    this.#parts = parts;
+    this.#persistence = devicePersistence((client, messageId) => this.#onPuback(client, messageId));
+    this.#aedes = new Aedes({
+      persistence: this.#persistence,
+      concurrency: 0,
+      drainTimeout: DRAIN_TIMEOUT_MS,
+      connectTimeout: CONNECT_TIMEOUT_MS,
+      maxClientsIdLength: 64,
+      authenticate: (client, username, password, done) => this.#authenticate(client, username, password, done),
+      authorizePublish: (client, packet, done) => this.#authorizePublish(client, packet, done),
+      authorizeSubscribe: (client, subscription, done) => this.#authorizeSubscribe(client, subscription, done),
+      authorizeForward: (client, packet) => this.#authorizeForward(client, packet),
+    });
+    this.#aedes.on('client', (client) => this.#onClient(client));
+    this.#aedes.on('clientReady', (client) => this.#onReady(client));
+    this.#aedes.on('subscribe', (_, client) => this.#onReady(client));
+    this.#aedes.on('unsubscribe', (topics, client) => this.#onUnsubscribe(topics, client));
+    this.#aedes.on('clientDisconnect', (client) => this.#end(client));
+    this.#aedes.on('clientError', (client, error) => parts.log.debug({ device: client.id }, `MQTT: ${error.message}`));
+    this.#aedes.on('connectionError', (_, error) => parts.log.debug(`MQTT: ${error.message}`));
+    (this.#aedes as NodeJS.EventEmitter).on('error', (error: Error) => parts.log.error(`MQTT: ${error.message}`));
+    parts.registry.onCredentialGone((deviceId) => this.cut(deviceId));
+  }
+
+  get connections(): number {
+    return this.#aedes.connectedClients;
+  }
+
+  /** Listens for MQTT over TCP; resolves with the port. */
+  async listen(host: string, port: number): Promise<number> {
+    await this.#aedes.listen();
+    const tcp = createServer({ noDelay: true }, (socket) => this.accept(socket));
+    this.#tcp = tcp;
+    await new Promise<void>((resolve, reject) => {
+      tcp.once('error', reject);
+      tcp.listen(port, host, resolve);
+    });
+    tcp.on('error', (error) => this.#parts.log.error(`MQTT port: ${error.message}`));
+    return (tcp.address() as AddressInfo).port;
+  }
+
+  /** Takes a connection, whatever it came by: a TCP socket or the stream of a WebSocket. */
+  accept(stream: Socket | Duplex): void {
+    if (this.#isClosing) {
+      stream.destroy();
+      return;
+    }
+    this.#sockets.add(stream);
+    stream.once('close', () => this.#sockets.delete(stream));
+    const client = this.#aedes.handle(stream);
+    stream.once('close', () => this.#end(client));
+    guardPacketSize(stream, client, PACKET_BYTES_MAX, () => {
+      this.#tell(client, '', new DownlinkError('body_too_large', `a packet takes at most ${PACKET_BYTES_MAX} bytes`));
+    });
+  }
+
+  /** Closes the device's connections at once; their wills are not published. */
+  cut(deviceId: string): void {
+    for (const session of this.#sessionsOf.get(deviceId) ?? []) session.cut();
+  }
+
+  /** Refuses new work, lets what was taken be acknowledged, closes without wills. Closing twice is harmless. */
+  async close(): Promise<void> {
+    if (this.#isClosing) return;
+    this.#isClosing = true;
+    this.#tcp?.close();
+    const sessions = [...this.#sessionsOf.values()].flatMap((set) => [...set]);
+    const until = Date.now() + CLOSE_WAIT_MS_MAX;
+    while (sessions.some(({ replies }) => replies.outstanding > 0) && Date.now() < until) {
+      await new Promise((resolve) => setTimeout(resolve, 5));
+    }
+    for (const session of sessions) session.cut();
+    await new Promise<void>((resolve) => this.#aedes.close(resolve));
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  #authenticate(
+    client: Client,
+    username: string | undefined,
+    password: Buffer | undefined,
+    done: (error: AuthenticateError | null, success: boolean | null) => void,
+  ): void {
+    const refuse = (message: string, returnCode: AuthErrorCode): void => {
+      this.#parts.metrics.rejects.inc({ transport: 'mqtt', code: 'unauthorized' });
+      done(Object.assign(new Error(message), { returnCode }), null);
+    };
+    if (this.#isClosing) return refuse('the server is stopping', 3 as AuthErrorCode);
+    if (!isDeviceId(client.id) || client.id !== username) {
+      return refuse('client id and username are both the device id', REFUSED_IDENTIFIER);
+    }
+    if (password === undefined || !this.#parts.registry.isTokenOf(client.id, password.toString('utf8'))) {
+      return refuse('unknown device or wrong token', REFUSED_CREDENTIAL);
+    }
+    const session = new DeviceSession(client.id, client);
+    this.#sessions.set(client, session);
+    const others = this.#sessionsOf.get(client.id) ?? new Set();
+    this.#sessionsOf.set(client.id, others.add(session));
+    done(null, true);
+  }
+
+  #onClient(client: Client): void {
+    const session = this.#sessions.get(client);
+    if (session === undefined) return;
+    Object.assign(client, { duplicates: REMEMBERS_NOTHING });
+    session.isRegistered = true;
+    this.#parts.presence.session(session.deviceId, 1);
+  }
+
+  /** After CONNACK for a session that still has its subscription, after SUBACK for a new one: what is open goes out. */
+  #onReady(client: Client): void {
+    const session = this.#sessions.get(client);
+    if (session?.wantsCommands && !client.closed) this.#parts.dispatcher.open(session);
+  }
+
+  #onUnsubscribe(topics: readonly string[], client: Client): void {
+    const session = this.#sessions.get(client);
+    if (session === undefined || !topics.includes(commandsTopic(session.deviceId))) return;
+    session.wantsCommands = false;
+    this.#parts.dispatcher.close(session);
+  }
+
+  #end(client: Client): void {
+    const session = this.#sessions.get(client);
+    if (session === undefined) return;
+    this.#sessions.delete(client);
+    const others = this.#sessionsOf.get(session.deviceId);
+    others?.delete(session);
+    if (others?.size === 0) this.#sessionsOf.delete(session.deviceId);
+    if (session.isRegistered) this.#parts.presence.session(session.deviceId, -1);
+    // While the server stops, a hand-over without PUBACK stays as it is recorded; the next start takes it back.
+    if (!this.#isClosing) this.#parts.dispatcher.close(session);
+  }
+
+  #authorizePublish(client: Client | null, packet: PublishPacket, done: (error?: Error | null) => void): void {
+    const session = client === null ? undefined : this.#sessions.get(client);
+    if (session === undefined || session.isCut) return done(new Error('no such session'));
+    packet.retain = false;
+    session.replies.run(
+      () => this.#take(session, packet),
+      (error) => done(error),
+    );
+  }
+
+  async #take(session: DeviceSession, packet: PublishPacket): Promise<Error | null> {
+    const { topic, payload, qos } = packet;
+    // [MQTT-4.3.3-2]: a QoS 2 message seen before its PUBREL is the same message.
+    if (qos === 2 && (await this.#isRepeat(session, packet))) return null;
+    const body = typeof payload === 'string' ? Buffer.from(payload) : payload;
+    const taken = await this.#parts.messages.take(session.deviceId, topic, body);
+    if (taken.outcome === 'taken') return null;
+    this.#tell(session.client, topic, taken.error);
+    if (taken.outcome === 'refused') return null;
+    if (qos > 0) return taken.error;
+    this.#parts.metrics.droppedMessages.inc();
+    return null;
+  }
+
+  async #isRepeat(session: DeviceSession, packet: PublishPacket & { messageId?: number }): Promise<boolean> {
+    return this.#persistence.incomingGetPacket(session.client, packet).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  #tell(client: Client, topic: string, error: DownlinkError): void {
+    const session = this.#sessions.get(client);
+    if (session === undefined || client.closed) return;
+    const payload = Buffer.from(JSON.stringify({ topic, code: error.code, message: error.message }));
+    this.#aedes.publish(
+      { cmd: 'publish', topic: errorsTopic(session.deviceId), payload, qos: 1, dup: false, retain: false },
+      () => {},
+    );
+  }
+
+  #authorizeSubscribe(
+    client: Client,
+    subscription: Subscription,
+    done: (error: Error | null, subscription?: Subscription | null) => void,
+  ): void {
+    const session = this.#sessions.get(client);
+    if (session === undefined || !isDownTopic(session.deviceId, subscription.topic)) {
+      this.#tell(client, subscription.topic, new DownlinkError('foreign_topic', 'a device may subscribe to its own topics alone'));
+      return done(null, null);
+    }
+    if (subscription.topic === commandsTopic(session.deviceId)) session.wantsCommands = true;
+    done(null, subscription);
+  }
+
+  #authorizeForward<P extends OutgoingPacket>(client: Client, packet: P): P | null {
+    const session = this.#sessions.get(client);
+    // What a device publishes is for the broker; nothing of it goes on to a device, refused or not.
+    if (packet.clientId !== undefined) return null;
+    // A refused filter may still be in a session that aedes restored, so what goes out is looked at again.
+    if (session === undefined || !isDownTopic(session.deviceId, packet.topic)) return null;
+    if ('writableLength' in client.conn && client.conn.writableLength > BACKLOG_BYTES_MAX) return null;
+    packet.messageId = session.messageIdFor(Object(packet.payload));
+    return packet;
+  }
+
+  #onPuback(client: object, messageId: number): void {
+    const session = this.#sessions.get(client);
+    const commandId = session?.takeConfirmed(messageId);
+    if (commandId !== undefined) this.#parts.ledger.tryStep(commandId, { type: 'confirm', transport: 'mqtt' });
+  }
+}

@@ -1,0 +1,40 @@
+import type { IncomingMessage, Server } from 'node:http';
+import type { Duplex } from 'node:stream';
+import { createWebSocketStream, WebSocketServer } from 'ws';
+
+/** MQTT over WebSocket on the HTTP port, path `/mqtt`, subprotocol `mqtt` [MQTT-6.0.0-3]. */
+const PATH = '/mqtt';
+const FRAME_BYTES_MAX = 4 * 1024 * 1024;
+
+export class MqttWebSocket {
+  readonly #sockets: WebSocketServer;
+
+  constructor(http: Server, accept: (stream: Duplex) => void) {
+    this.#sockets = new WebSocketServer({
+      noServer: true,
+      maxPayload: FRAME_BYTES_MAX,
+      perMessageDeflate: false,
+      handleProtocols: (offered) => (offered.has('mqtt') ? 'mqtt' : false),
+    });
+    this.#sockets.on('connection', (socket) => {
+      const stream = createWebSocketStream(socket);
+      stream.on('error', () => socket.terminate());
+      accept(stream);
+    });
+    http.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head));
+  }
+
+  close(): void {
+    for (const socket of this.#sockets.clients) socket.terminate();
+    this.#sockets.close();
+  }
+
+  #upgrade(request: IncomingMessage, socket: Duplex, head: Buffer): void {
+    socket.on('error', () => socket.destroy());
+    if (request.url?.split('?', 1)[0] !== PATH) {
+      socket.end(`HTTP/1.1 404 Not Found\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
+      return;
+    }
+    this.#sockets.handleUpgrade(request, socket, head, (webSocket) => this.#sockets.emit('connection', webSocket, request));
+  }
+}

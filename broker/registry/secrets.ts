@@ -1,0 +1,44 @@
+import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
+import type { State } from '../store/state.ts';
+
+/**
+ * Tokens and keys: 256 random bits behind a prefix that tells their kind, shown once, kept as HMAC-SHA256 under a secret of this
+ * installation. A digest finds its owner; the comparison after it takes the same time whatever is wrong.
+ */
+export const DEVICE_TOKEN_PREFIX = 'dld_';
+export const OPERATOR_KEY_PREFIX = 'dlk_';
+
+const SECRET_BYTES = 32;
+const SECRET_KEY = 'meta/token-secret';
+
+export function newSecret(prefix: string): string {
+  return prefix + randomBytes(SECRET_BYTES).toString('base64url');
+}
+
+export class SecretDigests {
+  readonly #secret: Buffer;
+
+  private constructor(secret: Buffer) {
+    this.#secret = secret;
+  }
+
+  /** Reads the installation's secret, or makes it on the first start. */
+  static async open(state: State): Promise<SecretDigests> {
+    const kept = await state.get(SECRET_KEY);
+    if (kept !== undefined) return new SecretDigests(Buffer.from(JSON.parse(kept) as string, 'base64url'));
+    const secret = randomBytes(SECRET_BYTES);
+    await state.commit([{ put: SECRET_KEY, value: JSON.stringify(secret.toString('base64url')) }], []);
+    return new SecretDigests(secret);
+  }
+
+  digest(token: string): string {
+    return createHmac('sha256', this.#secret).update(token).digest('base64url');
+  }
+
+  /** Constant in time for digests of one length. */
+  matches(token: string, digest: string): boolean {
+    const given = Buffer.from(this.digest(token));
+    const kept = Buffer.from(digest);
+    return given.length === kept.length && timingSafeEqual(given, kept);
+  }
+}

@@ -1,0 +1,141 @@
+import type { ClassicLevel } from 'classic-level';
+import type { Journal } from '../state.ts';
+
+/**
+ * The journal inside the State's LevelDB: one record a group commit, under `journal/{sequence}/{bytes}/{writtenAt}`, so that a scan of keys
+ * tells what is there. Writing is the State's: it puts records and trims into its own batches, and keeps the count beside them.
+ */
+export type Database = ClassicLevel<string, string>;
+export type Operation =
+  | { type: 'put'; key: string; value: string }
+  | { type: 'del'; key: string };
+
+const PREFIX = 'journal/';
+const COUNT_KEY = 'journal-count';
+const SEQUENCE_DIGITS = 16;
+
+export class LevelJournal implements Journal {
+  readonly #db: Database;
+  readonly bytesMax: number;
+  #bytes = 0;
+  #head = 0;
+  #tail = 0;
+  #oldestAt: number | undefined;
+  #listener: () => void = () => {};
+  readonly #requestTrim: (through: number) => Promise<void>;
+
+  constructor(db: Database, bytesMax: number, requestTrim: (through: number) => Promise<void>) {
+    this.#db = db;
+    this.bytesMax = bytesMax;
+    this.#requestTrim = requestTrim;
+  }
+
+  async load(): Promise<void> {
+    const count = await this.#db.get(COUNT_KEY);
+    if (count !== undefined) {
+      const { bytes, head } = JSON.parse(count) as { bytes: number; head: number };
+      this.#bytes = bytes;
+      this.#head = head;
+    }
+    const first = await this.#keys(0, 1);
+    this.#oldestAt = first[0]?.writtenAt;
+    this.#tail = first[0] === undefined ? this.#head : first[0].sequence - 1;
+  }
+
+  get bytes(): number {
+    return this.#bytes;
+  }
+  get head(): number {
+    return this.#head;
+  }
+  get oldestAt(): number | undefined {
+    return this.#bytes === 0 ? undefined : this.#oldestAt;
+  }
+
+  onAppend(listener: () => void): void {
+    this.#listener = listener;
+  }
+
+  async read(sequence: number, bytesMax: number): Promise<{ lines: Buffer; through: number } | undefined> {
+    const chunks: Buffer[] = [];
+    let through = 0;
+    let bytes = 0;
+    for await (const [key, value] of this.#db.iterator<string, Buffer>({
+      gt: keyAfter(Math.max(sequence, this.#tail)),
+      lt: PREFIX_END,
+      valueEncoding: 'buffer',
+    })) {
+      if (bytes > 0 && bytes + value.length > bytesMax) break;
+      const record = parseKey(key);
+      if (chunks.length === 0) this.#oldestAt = record.writtenAt;
+      chunks.push(value);
+      bytes += value.length;
+      through = record.sequence;
+    }
+    return chunks.length === 0 ? undefined : { lines: Buffer.concat(chunks), through };
+  }
+
+  trim(through: number): Promise<void> {
+    return this.#requestTrim(through);
+  }
+
+  /** The operations that append `lines` and forget all up to `trimThrough`; `applied` is called once they are durable. */
+  async operations(
+    lines: string,
+    trimThrough: number,
+    now: number,
+  ): Promise<{ operations: Operation[]; applied: () => void }> {
+    const operations: Operation[] = [];
+    const hasLines = lines.length > 0;
+    const added = hasLines ? Buffer.byteLength(lines) : 0;
+    const head = hasLines ? this.#head + 1 : this.#head;
+    if (hasLines) operations.push({ type: 'put', key: recordKey(head, added, now), value: lines });
+    let removed = 0;
+    if (trimThrough > this.#tail) {
+      for (const record of await this.#keys(this.#tail, Number.POSITIVE_INFINITY, trimThrough)) {
+        removed += record.bytes;
+        operations.push({ type: 'del', key: record.key });
+      }
+    }
+    if (operations.length > 0) {
+      const count = JSON.stringify({ bytes: this.#bytes + added - removed, head });
+      operations.push({ type: 'put', key: COUNT_KEY, value: count });
+    }
+    const applied = (): void => {
+      if (hasLines && this.#bytes === 0) this.#oldestAt = now;
+      this.#bytes += added - removed;
+      this.#head = head;
+      this.#tail = Math.max(this.#tail, Math.min(trimThrough, head));
+      if (hasLines) this.#listener();
+    };
+    return { operations, applied };
+  }
+
+  async #keys(after: number, limit: number, through = Number.MAX_SAFE_INTEGER): Promise<RecordKey[]> {
+    const records: RecordKey[] = [];
+    const options = { gt: keyAfter(after), lt: PREFIX_END, ...(Number.isFinite(limit) && { limit }) };
+    for await (const key of this.#db.keys(options)) {
+      const record = parseKey(key);
+      if (record.sequence > through) break;
+      records.push(record);
+    }
+    return records;
+  }
+}
+
+type RecordKey = { key: string; sequence: number; bytes: number; writtenAt: number };
+
+const PREFIX_END = `${PREFIX}~`;
+
+function recordKey(sequence: number, bytes: number, writtenAt: number): string {
+  return `${PREFIX}${String(sequence).padStart(SEQUENCE_DIGITS, '0')}/${bytes}/${writtenAt}`;
+}
+
+function keyAfter(sequence: number): string {
+  return `${PREFIX}${String(sequence).padStart(SEQUENCE_DIGITS, '0')}/~`;
+}
+
+function parseKey(key: string): RecordKey {
+  const [, sequence, bytes, writtenAt] = key.split('/');
+  return { key, sequence: Number(sequence), bytes: Number(bytes), writtenAt: Number(writtenAt) };
+}

@@ -1,0 +1,119 @@
+import { setTimeout as wait } from 'node:timers/promises';
+import type { Logger } from 'pino';
+import type { Metrics } from '../metrics.ts';
+import type { History } from './history.ts';
+import type { Quarantine } from './quarantine.ts';
+import type { State } from './state.ts';
+
+/**
+ * Moves the journal into History: in order, in batches, again and again until History has them, and only then forgets them. Rows that
+ * History refuses by themselves go to quarantine with its words, and nothing stops for them.
+ */
+const BATCH_BYTES_MAX = 1024 * 1024;
+const BACKOFF_MS_MIN = 250;
+const BACKOFF_MS_MAX = 15_000;
+
+export class Shipper {
+  readonly #state: State;
+  readonly #history: History;
+  readonly #quarantine: Quarantine;
+  readonly #metrics: Metrics;
+  readonly #log: Logger;
+  readonly #stop = new AbortController();
+  #wake: () => void = () => {};
+  #through = 0;
+  readonly #waiting = new Set<{ head: number; resolve: () => void }>();
+  #failure: string | undefined;
+  #running: Promise<void> | undefined;
+
+  constructor(state: State, history: History, quarantine: Quarantine, metrics: Metrics, log: Logger) {
+    this.#state = state;
+    this.#history = history;
+    this.#quarantine = quarantine;
+    this.#metrics = metrics;
+    this.#log = log;
+  }
+
+  /** Why the last shipment failed; undefined while all is well. */
+  get failure(): string | undefined {
+    return this.#failure;
+  }
+
+  start(): void {
+    this.#state.journal.onAppend(() => this.#wake());
+    this.#running ??= this.#run();
+  }
+
+  /**
+   * Resolves once all that was acknowledged before the call is in History, so that a query sees it; or after `waitMsMax`, or at once while
+   * History is failing.
+   */
+  async caughtUp(waitMsMax: number): Promise<void> {
+    const { head } = this.#state.journal;
+    if (this.#through >= head || this.#failure !== undefined) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, waitMsMax);
+      this.#waiting.add({
+        head,
+        resolve: () => {
+          clearTimeout(timer);
+          resolve();
+        },
+      });
+    });
+  }
+
+  async close(): Promise<void> {
+    this.#stop.abort();
+    this.#wake();
+    await this.#running;
+    this.#release(Number.POSITIVE_INFINITY);
+  }
+
+  async #run(): Promise<void> {
+    let backoffMs = BACKOFF_MS_MIN;
+    while (!this.#stop.signal.aborted) {
+      try {
+        const hadWork = await this.#shipOne();
+        if (this.#failure !== undefined) this.#log.info('History takes rows again');
+        this.#failure = undefined;
+        backoffMs = BACKOFF_MS_MIN;
+        if (!hadWork) await this.#appended();
+      } catch (error) {
+        this.#metrics.historyFailures.inc();
+        const { message } = error as Error;
+        if (this.#failure === undefined) this.#log.warn(`History does not take rows, the journal keeps them: ${message}`);
+        this.#failure = message;
+        this.#release(Number.POSITIVE_INFINITY);
+        await wait(backoffMs * (0.5 + Math.random()), undefined, { signal: this.#stop.signal }).catch(() => {});
+        backoffMs = Math.min(backoffMs * 2, BACKOFF_MS_MAX);
+      }
+    }
+  }
+
+  async #shipOne(): Promise<boolean> {
+    const batch = await this.#state.journal.read(this.#through, BATCH_BYTES_MAX);
+    if (batch === undefined) return false;
+    const refused = await this.#history.append(batch.lines);
+    if (refused.length > 0) await this.#quarantine.keep(refused);
+    await this.#state.journal.trim(batch.through);
+    this.#through = batch.through;
+    this.#release(batch.through);
+    return true;
+  }
+
+  #release(through: number): void {
+    for (const waiting of this.#waiting) {
+      if (waiting.head > through) continue;
+      this.#waiting.delete(waiting);
+      waiting.resolve();
+    }
+  }
+
+  #appended(): Promise<void> {
+    if (this.#state.journal.head > this.#through || this.#stop.signal.aborted) return Promise.resolve();
+    return new Promise((resolve) => {
+      this.#wake = resolve;
+    });
+  }
+}
