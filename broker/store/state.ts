@@ -23,6 +23,9 @@ export interface State {
   /** Every key that starts with `prefix`, in order; `after` (exclusive) resumes, `reverse` starts at the end. */
   scan(prefix: string, options?: { after?: string; reverse?: boolean }): AsyncIterable<[key: string, value: string]>;
 
+  /** Throws `storage_unavailable` when the last commit could not be written and nothing has been since. */
+  check(): Promise<void>;
+
   /** Writes what is under way, then lets go of the folder. Closing twice is harmless. */
   close(): Promise<void>;
 }

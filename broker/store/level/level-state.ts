@@ -26,6 +26,7 @@ export class LevelState implements State {
   #next: Batch = emptyBatch();
   #trimThrough = 0;
   #writing: Promise<void> | undefined;
+  #failure: DownlinkError | undefined;
   #closed = false;
 
   private constructor(db: Database, options: LevelStateOptions) {
@@ -87,6 +88,10 @@ export class LevelState implements State {
     yield* this.#db.iterator(range);
   }
 
+  async check(): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
+  }
+
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
@@ -120,12 +125,14 @@ export class LevelState implements State {
       const all = batch.operations.concat(operations);
       if (all.length > 0) await this.#db.batch(all, { sync: true });
       applied();
+      this.#failure = undefined;
       for (const waiter of batch.waiters) waiter.resolve();
     } catch (error) {
       const refusal = new DownlinkError('storage_unavailable', `the data folder cannot be written: ${(error as Error).message}`, {
         retryAfterSeconds: 5,
         cause: error,
       });
+      this.#failure = refusal;
       for (const waiter of batch.waiters) waiter.reject(refusal);
     }
   }

@@ -1,0 +1,128 @@
+import { resolve } from 'node:path';
+
+/** The configuration: read once from the environment, checked, frozen. What it does not know or cannot use stops the start. */
+export type Config = {
+  readonly host: string;
+  readonly mqttPort: number;
+  readonly httpPort: number;
+  readonly dataDir: string;
+  readonly influx: InfluxConfig;
+  /** Sets the admin key instead of one made on the first start. */
+  readonly adminKey: string | undefined;
+  readonly logLevel: LogLevel;
+  readonly journalBytesMax: number;
+};
+
+export type InfluxConfig =
+  | { readonly enabled: false }
+  | {
+      readonly enabled: true;
+      readonly url: string;
+      readonly database: string;
+      readonly username: string | undefined;
+      readonly password: string | undefined;
+    };
+
+export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', 'silent'] as const;
+export type LogLevel = (typeof LOG_LEVELS)[number];
+
+const PREFIX = 'DOWNLINK_';
+const PORT_MAX = 65_535;
+const ADMIN_KEY_CHARS_MIN = 16;
+const JOURNAL_BYTES_DEFAULT = 4 * 1024 ** 3;
+const JOURNAL_BYTES_MIN = 1024 * 1024;
+
+const VARIABLES = [
+  'DOWNLINK_HOST',
+  'DOWNLINK_MQTT_PORT',
+  'DOWNLINK_HTTP_PORT',
+  'DOWNLINK_DATA_DIR',
+  'DOWNLINK_INFLUX_URL',
+  'DOWNLINK_INFLUX_DATABASE',
+  'DOWNLINK_INFLUX_USERNAME',
+  'DOWNLINK_INFLUX_PASSWORD',
+  'DOWNLINK_ADMIN_KEY',
+  'DOWNLINK_LOG_LEVEL',
+  'DOWNLINK_JOURNAL_MAX_BYTES',
+] as const;
+type Variable = (typeof VARIABLES)[number];
+
+/** The message is the one line that the operator sees; it names the variable. */
+export class ConfigError extends Error {}
+
+type Environment = Readonly<Record<string, string | undefined>>;
+
+/** Throws ConfigError. An empty variable counts as unset. */
+export function readConfig(environment: Environment): Config {
+  for (const name of Object.keys(environment)) {
+    if (name.startsWith(PREFIX) && !(VARIABLES as readonly string[]).includes(name)) {
+      throw new ConfigError(`${name} is not a variable of Downlink's; it knows ${VARIABLES.join(', ')}`);
+    }
+  }
+  const read = (name: Variable): string | undefined => environment[name] || undefined;
+  return Object.freeze({
+    host: read('DOWNLINK_HOST') ?? '127.0.0.1',
+    mqttPort: port('DOWNLINK_MQTT_PORT', read('DOWNLINK_MQTT_PORT'), 1883),
+    httpPort: port('DOWNLINK_HTTP_PORT', read('DOWNLINK_HTTP_PORT'), 8080),
+    dataDir: resolve(read('DOWNLINK_DATA_DIR') ?? './data'),
+    influx: readInflux(read),
+    adminKey: adminKey(read('DOWNLINK_ADMIN_KEY')),
+    logLevel: logLevel(read('DOWNLINK_LOG_LEVEL')),
+    journalBytesMax: journalBytesMax(read('DOWNLINK_JOURNAL_MAX_BYTES')),
+  });
+}
+
+function readInflux(read: (name: Variable) => string | undefined): InfluxConfig {
+  const url = read('DOWNLINK_INFLUX_URL');
+  if (url === undefined) {
+    const stray = VARIABLES.find((name) => name.startsWith('DOWNLINK_INFLUX_') && read(name) !== undefined);
+    if (stray !== undefined) throw new ConfigError(`${stray} is set but DOWNLINK_INFLUX_URL is not; set it too, or unset ${stray}`);
+    return { enabled: false };
+  }
+  if (!URL.canParse(url) || !['http:', 'https:'].includes(new URL(url).protocol)) {
+    throw new ConfigError(`DOWNLINK_INFLUX_URL is a URL such as http://127.0.0.1:8086, not "${url}"`);
+  }
+  const database = read('DOWNLINK_INFLUX_DATABASE') ?? 'downlink';
+  if (!/^[A-Za-z0-9_-]{1,64}$/.test(database)) {
+    throw new ConfigError(`DOWNLINK_INFLUX_DATABASE is 1..64 of A-Z a-z 0-9 _ -, not "${database}"`);
+  }
+  return {
+    enabled: true,
+    url,
+    database,
+    username: read('DOWNLINK_INFLUX_USERNAME'),
+    password: read('DOWNLINK_INFLUX_PASSWORD'),
+  };
+}
+
+function port(name: Variable, text: string | undefined, byDefault: number): number {
+  if (text === undefined) return byDefault;
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || value > PORT_MAX) throw new ConfigError(`${name} is a port from 0 (any free one) to ${PORT_MAX}, not "${text}"`);
+  return value;
+}
+
+function adminKey(text: string | undefined): string | undefined {
+  if (text !== undefined && !/^[\x21-\x7e]+$/.test(text)) {
+    throw new ConfigError('DOWNLINK_ADMIN_KEY is printable ASCII without spaces');
+  }
+  if (text !== undefined && text.length < ADMIN_KEY_CHARS_MIN) {
+    throw new ConfigError(`DOWNLINK_ADMIN_KEY has at least ${ADMIN_KEY_CHARS_MIN} characters; \`openssl rand -hex 32\` makes a good one`);
+  }
+  return text;
+}
+
+function logLevel(text: string | undefined): LogLevel {
+  const level = LOG_LEVELS.find((known) => known === (text ?? 'info'));
+  if (level === undefined) throw new ConfigError(`DOWNLINK_LOG_LEVEL is one of ${LOG_LEVELS.join(', ')}, not "${text}"`);
+  return level;
+}
+
+function journalBytesMax(text: string | undefined): number {
+  if (text === undefined) return JOURNAL_BYTES_DEFAULT;
+  const value = Number(text);
+  if (!/^\d+$/.test(text) || value < JOURNAL_BYTES_MIN) {
+    throw new ConfigError(`DOWNLINK_JOURNAL_MAX_BYTES is a number of bytes, at least ${JOURNAL_BYTES_MIN}, not "${text}"`);
+  }
+  return value;
+}

@@ -1,0 +1,53 @@
+import { constants } from 'node:fs';
+import { access, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+
+/** The data folder: where it keeps what, and whether it can be used. */
+
+/** A reason why the server cannot start, as the one line that the operator sees. */
+export class StartError extends Error {}
+
+export function stateFolder(dataDir: string): string {
+  return join(dataDir, 'state');
+}
+
+export function historyFolder(dataDir: string): string {
+  return join(dataDir, 'history');
+}
+
+export function adminKeyFile(dataDir: string): string {
+  return join(dataDir, 'admin.key');
+}
+
+/** Makes the folder if need be. Throws StartError when it cannot be written. */
+export async function prepareDataFolder(dataDir: string): Promise<void> {
+  try {
+    await mkdir(dataDir, { recursive: true, mode: 0o700 });
+    await access(dataDir, constants.W_OK);
+  } catch (error) {
+    throw new StartError(`the data folder ${dataDir} cannot be written (${(error as Error).message}); set DOWNLINK_DATA_DIR to one that can`);
+  }
+}
+
+/** The key in `admin.key`, or undefined when there is no such file. */
+export async function readAdminKey(dataDir: string): Promise<string | undefined> {
+  try {
+    return (await readFile(adminKeyFile(dataDir), 'utf8')).trim();
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw error;
+  }
+}
+
+export async function writeAdminKey(dataDir: string, key: string): Promise<void> {
+  await writeFile(adminKeyFile(dataDir), `${key}\n`, { mode: 0o600 });
+}
+
+/** The same failure to open a LevelDB folder in words that say what to do. */
+export function startErrorOf(error: unknown, folder: string): StartError {
+  const { message, cause } = error as Error & { cause?: { code?: string; message?: string } };
+  if (cause?.code === 'LEVEL_LOCKED') {
+    return new StartError(`the data folder is in use by another process (${folder} is locked); stop it, or set DOWNLINK_DATA_DIR to another folder`);
+  }
+  return new StartError(`${folder} cannot be opened: ${cause?.message ?? message}`);
+}

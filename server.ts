@@ -1,0 +1,202 @@
+import { randomBytes } from 'node:crypto';
+import type { AddressInfo } from 'node:net';
+import { pino, type Logger } from 'pino';
+import { CommandIssuer } from './broker/commands/issue-command.ts';
+import { CommandLedger } from './broker/commands/command-ledger.ts';
+import { CommandPull } from './broker/commands/pull.ts';
+import { CommandQueries } from './broker/commands/command-queries.ts';
+import { sweepEnded } from './broker/commands/command-store.ts';
+import { Dispatcher } from './broker/commands/dispatcher.ts';
+import type { Config } from './broker/config.ts';
+import { historyFolder, prepareDataFolder, StartError, startErrorOf, stateFolder } from './broker/data-folder.ts';
+import { LiveEvents } from './broker/live-events.ts';
+import { Metrics } from './broker/metrics.ts';
+import { DeviceMessages } from './broker/mqtt/device-messages.ts';
+import { MqttServer } from './broker/mqtt/mqtt-server.ts';
+import { MqttWebSocket } from './broker/mqtt/websocket.ts';
+import { ensureAdminKey } from './broker/registry/admin-key.ts';
+import { DeviceRegistry } from './broker/registry/device-registry.ts';
+import { OperatorKeys } from './broker/registry/operator-keys.ts';
+import { PresenceTracker } from './broker/registry/presence-tracker.ts';
+import { SecretDigests } from './broker/registry/secrets.ts';
+import { observe } from './broker/observe.ts';
+import type { History } from './broker/store/history.ts';
+import { InfluxHistory } from './broker/store/influx/influx-history.ts';
+import { LevelHistory } from './broker/store/level/level-history.ts';
+import { LevelState } from './broker/store/level/level-state.ts';
+import { Quarantine } from './broker/store/quarantine.ts';
+import { Shipper } from './broker/store/shipper.ts';
+import { Ingest } from './broker/telemetry/ingest.ts';
+import { LatestValues } from './broker/telemetry/latest-values.ts';
+import { Rejects } from './broker/telemetry/rejects.ts';
+import { createApp } from './dashboard-api/app.ts';
+import { HOUR_MS, type Clock } from './devices/clock.ts';
+import { uuidV7Source } from './devices/uuid-v7.ts';
+
+/** The one place that sees every part and wires them. */
+export type Server = {
+  readonly httpPort: number;
+  readonly mqttPort: number;
+  /** The admin key, if this start made or was given one. */
+  readonly adminKey: string | undefined;
+  /** `first start` when the admin key was just made. */
+  readonly isFirstStart: boolean;
+  /** Open commands that were found. */
+  readonly openCommands: number;
+  /** Finishes what was taken and lets go of everything. Closing twice is harmless. */
+  close(): Promise<void>;
+};
+
+export const VERSION = '0.1.0';
+const SWEEP_EVERY_MS = HOUR_MS;
+
+/** Throws StartError when a port or the data folder cannot be had. */
+export async function startServer(config: Config, clock: Clock = { now: () => Date.now() }): Promise<Server> {
+  const log = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime });
+  const closers: (() => Promise<unknown> | void)[] = [];
+  let closing: Promise<void> | undefined;
+  const close = (): Promise<void> => (closing ??= closeAll(closers, log));
+  try {
+    return { ...(await wire(config, clock, log, closers)), close };
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+async function wire(
+  config: Config,
+  clock: Clock,
+  log: Logger,
+  closers: (() => Promise<unknown> | void)[],
+): Promise<Omit<Server, 'close'>> {
+  await prepareDataFolder(config.dataDir);
+  const metrics = new Metrics();
+  const newId = uuidV7Source(clock);
+
+  const state = await LevelState.open({
+    folder: stateFolder(config.dataDir),
+    journalBytesMax: config.journalBytesMax,
+    clock,
+  }).catch((error: unknown) => {
+    throw startErrorOf(error, stateFolder(config.dataDir));
+  });
+  closers.push(() => state.close());
+  const history = await openHistory(config);
+  closers.push(() => history.close());
+
+  const digests = await SecretDigests.open(state);
+  const keys = new OperatorKeys(state, digests, clock, newId);
+  const registry = new DeviceRegistry(state, digests, clock);
+  const events = new LiveEvents(randomBytes(4).toString('hex'));
+  const presence = new PresenceTracker(registry, state, events, clock);
+  const quarantine = new Quarantine(state, metrics, clock);
+  const rejects = new Rejects(state, clock);
+  await keys.load();
+  await registry.load();
+  await presence.load();
+  await quarantine.load();
+  await rejects.load();
+  const adminKey = await ensureAdminKey(keys, config.dataDir, config.adminKey);
+
+  const shipper = new Shipper(state, history, quarantine, metrics, log);
+  closers.push(() => shipper.close());
+  const ledger = new CommandLedger(state, events, clock);
+  closers.push(() => ledger.close());
+  const dispatcher = new Dispatcher(ledger, registry, clock);
+  const issuer = new CommandIssuer(ledger, presence, state, clock, newId);
+  const pull = new CommandPull(ledger, presence, clock);
+  const queries = new CommandQueries(ledger, state, history);
+  const latest = new LatestValues(history);
+  const ingest = new Ingest(state, events, latest, clock);
+  await ledger.load();
+  const openCommands = ledger.book.size;
+  shipper.start();
+
+  const messages = new DeviceMessages(registry, ingest, ledger, rejects, metrics);
+  const mqtt = new MqttServer({ registry, presence, ledger, dispatcher, messages, metrics, log });
+  observe(metrics, { ledger, registry, presence, state, shipper, quarantine, mqtt, clock });
+
+  const problems = async (): Promise<string[]> => problemsOf(state, history, shipper);
+  const app = await createApp({
+    registry,
+    keys,
+    presence,
+    ledger,
+    issuer,
+    pull,
+    queries,
+    dispatcher,
+    ingest,
+    latest,
+    rejects,
+    quarantine,
+    events,
+    metrics,
+    state,
+    history,
+    shipper,
+    clock,
+    log,
+    problems,
+    version: VERSION,
+  });
+  closers.push(() => app.close());
+  const webSocket = new MqttWebSocket(app.server, (stream) => mqtt.accept(stream));
+  closers.push(() => webSocket.close());
+  closers.push(() => mqtt.close());
+  // First of all, so that connections which end because the server stops say nothing about their devices.
+  closers.push(() => presence.close());
+
+  const mqttPort = await mqtt.listen(config.host, config.mqttPort).catch((error: unknown) => {
+    throw portErrorOf(error, 'DOWNLINK_MQTT_PORT', config.host, config.mqttPort);
+  });
+  await app.listen({ host: config.host, port: config.httpPort }).catch((error: unknown) => {
+    throw portErrorOf(error, 'DOWNLINK_HTTP_PORT', config.host, config.httpPort);
+  });
+  const { port: httpPort } = app.server.address() as AddressInfo;
+
+  const sweep = setInterval(() => {
+    Promise.all([sweepEnded(state, clock.now()), issuer.sweep()]).catch((error: Error) => log.error(`sweep: ${error.message}`));
+  }, SWEEP_EVERY_MS).unref();
+  closers.push(() => clearInterval(sweep));
+  return { httpPort, mqttPort, adminKey: adminKey.key, isFirstStart: adminKey.isNew, openCommands };
+}
+
+async function openHistory({ influx, dataDir }: Config): Promise<History> {
+  if (influx.enabled) {
+    const { url, database, username, password } = influx;
+    return InfluxHistory.open({ url, database, ...(username !== undefined && { username }), ...(password !== undefined && { password }) });
+  }
+  return LevelHistory.open(historyFolder(dataDir)).catch((error: unknown) => {
+    throw startErrorOf(error, historyFolder(dataDir));
+  });
+}
+
+/** Why the server cannot do its job now, a sentence each. */
+async function problemsOf(state: LevelState, history: History, shipper: Shipper): Promise<string[]> {
+  const problems: string[] = [];
+  await state.check().catch((error: Error) => problems.push(error.message));
+  await history.check().catch((error: Error) => problems.push(error.message));
+  if (shipper.failure !== undefined) problems.push(`the journal is not being shipped: ${shipper.failure}`);
+  const { bytes, bytesMax } = state.journal;
+  if (bytes >= bytesMax) problems.push(`the journal is full: ${bytes} of ${bytesMax} bytes`);
+  return problems;
+}
+
+function portErrorOf(error: unknown, variable: string, host: string, port: number): StartError {
+  const { code, message } = error as NodeJS.ErrnoException;
+  const why = code === 'EADDRINUSE' ? 'is in use by another process' : `cannot be listened on (${message})`;
+  return new StartError(`port ${port} on ${host} ${why}; stop it, or set ${variable} to another port (0 picks a free one)`);
+}
+
+/** Last opened, first closed. One that fails does not keep the others open. */
+async function closeAll(closers: (() => Promise<unknown> | void)[], log: Logger): Promise<void> {
+  for (const closer of closers.toReversed()) {
+    try {
+      await closer();
+    } catch (error) {
+      log.error(`while stopping: ${(error as Error).message}`);
+    }
+  }
+}
