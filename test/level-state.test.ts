@@ -1,0 +1,121 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { LevelState } from '../broker/store/level/level-state.ts';
+
+let folder: string;
+let state: LevelState;
+
+const open = (journalBytesMax = 1_000_000): Promise<LevelState> =>
+  LevelState.open({ folder, journalBytesMax, clock: { now: () => 1_800_000_000_000 } });
+
+beforeEach(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'downlink-state-'));
+  state = await open();
+});
+
+afterEach(async () => {
+  await state.close();
+  await rm(folder, { recursive: true });
+});
+
+async function keysOf(prefix: string, options?: { after?: string; reverse?: boolean }): Promise<string[]> {
+  const keys: string[] = [];
+  for await (const [key] of state.scan(prefix, options)) keys.push(key);
+  return keys;
+}
+
+describe('changes', () => {
+  test('are there after a restart, deletions too', async () => {
+    await state.commit([{ put: 'a/1', value: '1' }, { put: 'a/2', value: '2' }], []);
+    await state.commit([{ del: 'a/1' }, { put: 'b/1', value: '3' }], []);
+    await state.close();
+    state = await open();
+    expect(await keysOf('a/')).toEqual(['a/2']);
+    expect(await state.get('b/1')).toBe('3');
+    expect(await state.get('a/1')).toBeUndefined();
+  });
+
+  test('commits resolve in the order they were made, the empty one last of those before it', async () => {
+    const order: number[] = [];
+    await Promise.all([
+      state.commit([{ put: 'x', value: '1' }], []).then(() => order.push(1)),
+      state.commit([], ['m f=1 1']).then(() => order.push(2)),
+      state.commit([], []).then(() => order.push(3)),
+    ]);
+    expect(order).toEqual([1, 2, 3]);
+  });
+
+  test('scan goes either way, from a key on', async () => {
+    await state.commit(['k/1', 'k/2', 'k/3', 'l/1'].map((put) => ({ put, value: 'v' })), []);
+    expect(await keysOf('k/', { after: 'k/1' })).toEqual(['k/2', 'k/3']);
+    expect(await keysOf('k/', { reverse: true })).toEqual(['k/3', 'k/2', 'k/1']);
+    expect(await keysOf('k/', { reverse: true, after: 'k/3' })).toEqual(['k/2', 'k/1']);
+  });
+
+  test('a second process is refused the folder', async () => {
+    await expect(open()).rejects.toMatchObject({ cause: { code: 'LEVEL_LOCKED' } });
+  });
+
+  test('a commit after close is refused', async () => {
+    await state.close();
+    await expect(state.commit([{ put: 'x', value: '1' }], [])).rejects.toMatchObject({ code: 'shutting_down' });
+    state = await open();
+  });
+});
+
+describe('the journal', () => {
+  const text = async (after: number, bytesMax = 1_000_000): Promise<string | undefined> =>
+    (await state.journal.read(after, bytesMax))?.lines.toString();
+
+  test('gives back what was appended, in order, across a restart', async () => {
+    await state.commit([], ['m f=1 1', 'm f=2 2']);
+    await state.commit([], ['m f=3 3']);
+    await state.close();
+    state = await open();
+    await state.commit([], ['m f=4 4']);
+    expect(await text(0)).toBe('m f=1 1\nm f=2 2\nm f=3 3\nm f=4 4\n');
+  });
+
+  test('reads a record at least, and no more than asked for beyond that', async () => {
+    await state.commit([], ['first']);
+    await state.commit([], ['second']);
+    const one = await state.journal.read(0, 1);
+    expect(one?.lines.toString()).toBe('first\n');
+    expect(await text(one?.through ?? 0)).toBe('second\n');
+  });
+
+  test('forgets what was trimmed, and counts its octets', async () => {
+    await state.commit([], ['é']);
+    await state.commit([], ['later']);
+    expect(state.journal.bytes).toBe(3 + 6);
+    const first = await state.journal.read(0, 1);
+    await state.journal.trim(first?.through ?? 0);
+    expect(state.journal.bytes).toBe(6);
+    await state.close();
+    state = await open();
+    expect(state.journal.bytes).toBe(6);
+    expect(await text(0)).toBe('later\n');
+  });
+
+  test('at its bound refuses new entries with journal_full, and takes them again after a trim', async () => {
+    await state.close();
+    state = await open(1_000);
+    const row = 'x'.repeat(600);
+    await state.commit([], [row]);
+    await expect(state.commit([{ put: 'lost', value: '1' }], [row])).rejects.toMatchObject({ code: 'journal_full', retryAfterSeconds: 10 });
+    expect(await state.get('lost')).toBeUndefined();
+    await state.commit([], [row], 'exempt');
+    await state.journal.trim(state.journal.head);
+    await state.commit([], [row]);
+    expect(state.journal.bytes).toBe(601);
+  });
+
+  test('tells its listener of each append', async () => {
+    const appended = new Promise<void>((resolve) => state.journal.onAppend(resolve));
+    await state.commit([], ['row']);
+    await appended;
+    expect(state.journal.oldestAt).toBe(1_800_000_000_000);
+  });
+});
