@@ -1,0 +1,36 @@
+import type { Model } from '../models/model.ts';
+import { Pump } from '../models/pump.ts';
+import type { Random } from '../models/random.ts';
+import { ShelfLabel } from '../models/shelf-label.ts';
+import { Thermostat } from '../models/thermostat.ts';
+import { WaterMeter } from '../models/water-meter.ts';
+import type { Way } from './meter.ts';
+
+/** What the fleet is made of, and which metric stands for each kind when readings are counted. */
+export const KINDS = ['thermostat', 'pump', 'shelf-label', 'water-meter'] as const;
+export type Kind = (typeof KINDS)[number];
+
+export const KINDS_OF: Record<Way, readonly [Kind, ...Kind[]]> = {
+  push: ['thermostat', 'pump'],
+  sleepy: ['shelf-label', 'water-meter'],
+};
+
+export const COUNTED_METRIC: Record<Kind, string> = {
+  thermostat: 'temperature',
+  pump: 'pressure',
+  'shelf-label': 'battery',
+  'water-meter': 'litres',
+};
+
+export function newModel(kind: Kind, random: Random, now: number): Model {
+  switch (kind) {
+    case 'thermostat':
+      return new Thermostat(random, now);
+    case 'pump':
+      return new Pump(random);
+    case 'shelf-label':
+      return new ShelfLabel(random);
+    case 'water-meter':
+      return new WaterMeter(random, now);
+  }
+}

@@ -1,0 +1,141 @@
+import { performance } from 'node:perf_hooks';
+import { delay } from '../client/backoff.ts';
+import type { ClientEvents, CommandContext, DeviceClient, ReceivedCommand } from '../client/device-client.ts';
+import { RejectedCommand } from '../client/device-client.ts';
+import { PullClient } from '../client/pull-client.ts';
+import { PushClient } from '../client/push-client.ts';
+import { failed, type Model, type Params } from '../models/model.ts';
+import { faultyConnect, faultyFetch, type Faults } from './faults.ts';
+import type { Kind } from './kinds.ts';
+import type { Facts, Ledger } from './ledger.ts';
+import type { Counts } from './meter.ts';
+
+/** One simulated thing: its model behind the reference client, with its faults; whatever it does goes into the ledger. */
+export type SimulatedDevice = {
+  readonly id: string;
+  readonly kind: Kind;
+  /** Samples by their time, and whether the server acknowledged them. */
+  readonly samples: Map<number, boolean>;
+  start(): Promise<void>;
+  /** Measures once; a sleepy device also wakes for it. */
+  beat(): void;
+  stop(): Promise<void>;
+};
+
+export type DeviceParts = {
+  readonly id: string;
+  readonly kind: Kind;
+  readonly model: Model;
+  readonly token: string;
+  readonly url: string;
+  readonly mqttUrl: string;
+  readonly faults: Faults;
+  readonly ledger: Ledger;
+  readonly counts: Counts;
+  /** Called when both the issue and the arrival of a command are known. */
+  readonly onDelivered: (facts: Facts) => void;
+};
+
+const LATE_MS_MIN = 2_000;
+const LATE_MS_MAX = 8_000;
+
+export function pushDevice(parts: DeviceParts): SimulatedDevice {
+  const { id, token, faults } = parts;
+  const client = new PushClient({
+    url: parts.mqttUrl,
+    deviceId: id,
+    token,
+    events: events(parts),
+    connect: faultyConnect(faults),
+  });
+  return simulated(parts, client, () => {});
+}
+
+export function sleepyDevice(parts: DeviceParts): SimulatedDevice {
+  const { token, faults, counts } = parts;
+  const client = new PullClient({ url: parts.url, token, schedule: 'manual', events: events(parts), fetch: faultyFetch(faults) });
+  return simulated(parts, client, () => {
+    counts.wakes += 1;
+    // Rejects when the device was stopped in between.
+    client.wake().catch(() => {});
+  });
+}
+
+function simulated(parts: DeviceParts, client: DeviceClient, wake: () => void): SimulatedDevice {
+  const { id, kind, model, counts } = parts;
+  const samples = new Map<number, boolean>();
+  for (const name of Object.keys(model.commands)) client.onCommand(name, (command, context) => carryOut(parts, command, context));
+  return {
+    id,
+    kind,
+    samples,
+    start: () => client.start(),
+    stop: () => client.stop(),
+    beat: () => {
+      const ts = Date.now();
+      samples.set(ts, false);
+      void client.telemetry(model.read(ts), ts).then((delivery) => {
+        if (delivery !== 'stored') {
+          counts.readingsNotStored += 1;
+          return;
+        }
+        samples.set(ts, true);
+        counts.readings += 1;
+      });
+      wake();
+    },
+  };
+}
+
+async function carryOut(
+  { model, faults, ledger }: DeviceParts,
+  command: ReceivedCommand,
+  context: CommandContext,
+): Promise<unknown> {
+  const facts = ledger.of(command.id);
+  facts.executions += 1;
+  const act = model.commands[command.name];
+  if (act === undefined) throw new RejectedCommand('the model does not know it');
+  const outcome = faults.strike('deviceFails')
+    ? failed('simulated: the hardware gave up')
+    : act((command.params ?? {}) as Params, Date.now());
+  if (faults.strike('deviceHangs')) {
+    facts.silent = true;
+    await new Promise((resolve) => context.signal.addEventListener('abort', resolve));
+  }
+  const lateMs = faults.strike('lateReport') ? faults.between(LATE_MS_MIN, LATE_MS_MAX) : 0;
+  const afterMs = outcome.state === 'rejected' ? 0 : outcome.afterMs;
+  if (afterMs > 1_000) context.progress(0);
+  await delay(afterMs + lateMs, context.signal);
+  if (context.signal.aborted) throw new Error('stopped');
+  facts.word = {
+    state: outcome.state,
+    ...(outcome.state === 'succeeded' && outcome.result !== undefined && { result: outcome.result }),
+  };
+  if (outcome.state === 'succeeded') return outcome.result;
+  throw outcome.state === 'rejected' ? new RejectedCommand(outcome.message) : new Error(outcome.message);
+}
+
+function events({ model, ledger, counts, onDelivered }: DeviceParts): ClientEvents {
+  return {
+    received(command) {
+      const facts = ledger.of(command.id);
+      facts.received += 1;
+      // A name the model does not know is for the client to reject.
+      if (!(command.name in model.commands)) facts.word ??= { state: 'rejected' };
+      if (facts.arrivedAtMs !== undefined) return;
+      facts.arrivedAtMs = performance.now();
+      if (facts.issued !== undefined) onDelivered(facts);
+    },
+    reported(commandId, report, delivery, code) {
+      const facts = ledger.of(commandId);
+      if (delivery === 'refused') facts.refused = code ?? 'refused';
+      if (delivery === 'stored') facts.anyReportTaken = true;
+      // Refused for good is an answer too: nothing more will be said.
+      if (report.state !== 'running' && delivery !== 'dropped') facts.wordTaken = true;
+    },
+    disconnected() {
+      counts.reconnects += 1;
+    },
+  };
+}

@@ -1,0 +1,85 @@
+import { FAULTS, type FaultCounts } from './faults.ts';
+import type { Counts, Meter } from './meter.ts';
+import type { Reckoning } from './reckoning.ts';
+import { duration, grouped, table } from '../table.ts';
+
+/** What the run prints at its end. */
+export function summaryLines(meter: Meter, faults: FaultCounts, issuingSeconds: number): string[] {
+  const { push, sleepy } = meter;
+  const both = (label: string, value: (counts: Counts) => number) => [
+    label,
+    grouped(value(push)),
+    grouped(value(sleepy)),
+    grouped(value(push) + value(sleepy)),
+  ];
+  const each = (label: string, value: (counts: Counts) => string) => [label, value(push), value(sleepy), ''];
+  const perSecond = (count: number) => (count / Math.max(1, issuingSeconds)).toFixed(1);
+  const rows = [
+    ['', 'push', 'sleepy', 'all'],
+    both('devices', (counts) => counts.devices),
+    both('commands issued', (counts) => counts.issued),
+    ['commands/s', perSecond(push.issued), perSecond(sleepy.issued), perSecond(push.issued + sleepy.issued)],
+    both('commands delivered', (counts) => counts.delivered),
+    each('delivery p50', (counts) => duration(counts.delivery.percentile(0.5))),
+    each('delivery p99', (counts) => duration(counts.delivery.percentile(0.99))),
+    both('samples stored', (counts) => counts.readings),
+    ['samples/s', perSecond(push.readings), perSecond(sleepy.readings), perSecond(push.readings + sleepy.readings)],
+    both('wakes', (counts) => counts.wakes),
+    both('connections lost', (counts) => counts.reconnects),
+  ];
+  const injected = [...faults].map(([fault, count]) => [FAULTS[fault], grouped(count)]);
+  const odd = [
+    ['commands the server refused', meter.refused],
+    ['commands held back (too many requests open)', meter.heldBack],
+    ['interruptions of the live stream', meter.streamBreaks],
+    ['samples given up', push.readingsNotStored + sleepy.readingsNotStored],
+  ] as const;
+  return [
+    'Summary',
+    ...indented(table(rows)),
+    ...(injected.length > 0 ? ['', 'Faults injected', ...indented(table(injected))] : []),
+    ...odd.filter(([, count]) => count > 0).map(([label, count]) => `  ${label}: ${grouped(count)}`),
+  ];
+}
+
+export type ReadingsCheck = {
+  readonly acknowledged: number;
+  readonly sent: number;
+  readonly found: number;
+  /** Devices of which fewer are stored than were acknowledged, or more than were sent. */
+  readonly mismatches: readonly string[];
+};
+
+const MISMATCHES_SHOWN = 20;
+
+export function reckoningLines(reckoning: Reckoning, readings: ReadingsCheck, unanswered: number, seed: number): string[] {
+  const { states, mismatches, executedTwice } = reckoning;
+  const rows = [
+    ['state', 'must be', 'is'],
+    ...states.map(({ state, expected, found }) => [state, grouped(expected), grouped(found)]),
+    ['all', grouped(reckoning.issued), grouped(states.reduce((sum, { found }) => sum + found, 0))],
+  ];
+  const faults = [
+    ...mismatches.map(({ id, deviceId, name, what }) => `${id} ${deviceId} ${name}: ${what}`),
+    ...executedTwice.map((id) => `${id}: executed twice`),
+    ...readings.mismatches,
+  ];
+  const clean = reckoning.clean && readings.mismatches.length === 0 && unanswered === 0;
+  return [
+    'Reckoning',
+    ...indented(table(rows)),
+    `  of these marked late: ${grouped(reckoning.late)}`,
+    `  executed twice: ${grouped(executedTwice.length)}`,
+    `  samples acknowledged: ${grouped(readings.acknowledged)} of ${grouped(readings.sent)} sent; stored: ${grouped(readings.found)}`,
+    ...(unanswered > 0 ? [`  commands without any answer from the server: ${grouped(unanswered)}`] : []),
+    ...faults.slice(0, MISMATCHES_SHOWN).map((line) => `  ! ${line}`),
+    ...(faults.length > MISMATCHES_SHOWN ? [`  ! and ${grouped(faults.length - MISMATCHES_SHOWN)} more`] : []),
+    clean
+      ? 'Clean: every command ended as its device says, none was executed twice, every acknowledged sample is stored.'
+      : `Off: ${grouped(Math.max(1, faults.length))} mismatches. Run it again with --seed ${seed}.`,
+  ];
+}
+
+function indented(lines: readonly string[]): string[] {
+  return lines.map((line) => `  ${line}`);
+}
