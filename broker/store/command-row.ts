@@ -1,0 +1,61 @@
+import type { Command } from '../../devices/command.ts';
+import type { JsonValue } from '../../devices/json.ts';
+
+/** A `command` row of History as commandLine writes it, back to the Command that it was. `leaseUntil` and `reportBy` are State's alone. */
+export type CommandRow = {
+  readonly device: string;
+  readonly name: string;
+  readonly timeNs: string;
+  /** By name; strings, numbers and booleans, null or absent where the row has none. */
+  readonly fields: Readonly<Record<string, unknown>>;
+};
+
+/** Undefined when the row has no id or state: somebody else's. */
+export function commandOfRow({ device, name, timeNs, fields }: CommandRow): Command | undefined {
+  const { id, state } = fields;
+  if (typeof id !== 'string' || typeof state !== 'string') return undefined;
+  // A row's fields merge and none can be taken away, so two that the state machine takes back are still there.
+  const saidByDevice = state === 'succeeded' || state === 'failed' || state === 'rejected';
+  const isDelivered = isGiven(fields['delivered_ms']);
+  const command: { [Field in Exclude<keyof Command, 'params' | 'result' | 'leaseUntil' | 'reportBy'>]: unknown } = {
+    id,
+    deviceId: device,
+    name,
+    payload: fields['payload'],
+    contentType: fields['content_type'],
+    priority: fields['priority'],
+    key: fields['key'],
+    confirm: fields['confirm'],
+    notBefore: fields['not_before_ms'],
+    expiresAt: fields['expires_ms'],
+    expiresWakes: fields['expires_wakes'],
+    reportTimeoutSeconds: fields['report_timeout_s'],
+    maxAttempts: fields['max_attempts'],
+    attempts: fields['attempts'],
+    wakes: fields['wakes'],
+    transport: fields['transport'],
+    queuedAt: fields['queued_ms'],
+    historyNs: timeNs,
+    state,
+    sentAt: fields['sent_ms'],
+    deliveredAt: fields['delivered_ms'],
+    startedAt: fields['started_ms'],
+    finishedAt: fields['finished_ms'],
+    progress: fields['progress'],
+    message: fields['message'],
+    error: saidByDevice ? undefined : fields['error'],
+    late: fields['late'],
+    supersededBy: isDelivered ? undefined : fields['superseded_by'],
+  };
+  const given = Object.entries(command).filter(([, value]) => isGiven(value));
+  return { ...Object.fromEntries(given), ...jsonField('params', fields), ...jsonField('result', fields) } as Command;
+}
+
+function jsonField(field: 'params' | 'result', fields: CommandRow['fields']): Partial<Command> {
+  const text = fields[field];
+  return typeof text === 'string' ? { [field]: JSON.parse(text) as JsonValue } : {};
+}
+
+function isGiven(value: unknown): boolean {
+  return value !== undefined && value !== null;
+}

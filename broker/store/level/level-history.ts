@@ -1,0 +1,197 @@
+import { ClassicLevel } from 'classic-level';
+import type { Command } from '../../../devices/command.ts';
+import { DownlinkError } from '../../../devices/downlink-error.ts';
+import { isMetricName } from '../../../devices/telemetry.ts';
+import { commandOfRow } from '../command-row.ts';
+import type { CommandsQuery, History, Point, ReadingsQuery, RefusedLine, WindowPoint, WindowsQuery } from '../history.ts';
+import { parseFields, valueOf } from '../line-parser.ts';
+import { fieldOfMetric, GIVEN_TS_FIELD, metricOfField } from '../line-protocol.ts';
+import * as keys from './history-keys.ts';
+import { tallyWindows, type StoredPoint } from './point-windows.ts';
+import { writeRows, type Database } from './row-writer.ts';
+import { timeOfSortable } from './sortable-time.ts';
+
+const ENTRIES_A_READ = 1_000;
+const READ_BYTES = 256 * 1024;
+/** With LevelDB's own 4 and 2 MiB, compaction held appends up five times longer. */
+const WRITE_BUFFER_BYTES = 16 * 1024 * 1024;
+const FILE_BYTES_MAX = 8 * 1024 * 1024;
+
+/** The embedded History: LevelDB in a folder of its own. */
+export class LevelHistory implements History {
+  readonly #db: Database;
+  /** Writes run one after the other: command rows are read, merged and put back. */
+  #writing: Promise<unknown> = Promise.resolve();
+  #mustReopen = false;
+  #closing: Promise<void> | undefined;
+
+  private constructor(db: Database) {
+    this.#db = db;
+  }
+
+  /** Opens or makes the folder. Throws the LevelDB error as it is (`LEVEL_LOCKED` as its cause's code when another process holds it). */
+  static async open(folder: string): Promise<LevelHistory> {
+    const db: Database = new ClassicLevel(folder, {
+      keyEncoding: 'utf8',
+      valueEncoding: 'utf8',
+      writeBufferSize: WRITE_BUFFER_BYTES,
+      maxFileSize: FILE_BYTES_MAX,
+    });
+    await db.open();
+    return new LevelHistory(db);
+  }
+
+  append(lines: Buffer): Promise<RefusedLine[]> {
+    return this.#inTurn(() => writeRows(this.#db, lines.toString()));
+  }
+
+  async readings(query: ReadingsQuery): Promise<Point[]> {
+    const { deviceId, metric, fromNs, toNs, limit } = query;
+    if (!isMetricName(metric) || limit <= 0) return [];
+    return orUnavailable(async () => {
+      const points: Point[] = [];
+      for await (const page of this.#points(deviceId, fieldOfMetric(metric), fromNs, toNs, limit)) {
+        for (const [time, value] of page) points.push({ timeNs: timeOfSortable(time), value: valueOf(value) });
+      }
+      return this.#marked(deviceId, points);
+    });
+  }
+
+  async windows(query: WindowsQuery): Promise<WindowPoint[]> {
+    const { deviceId, metric, fromNs, toNs, limit } = query;
+    if (!isMetricName(metric) || limit <= 0) return [];
+    return orUnavailable(() => tallyWindows(this.#points(deviceId, fieldOfMetric(metric), fromNs, toNs), query));
+  }
+
+  async latest(deviceId: string): Promise<Map<string, Point>> {
+    return orUnavailable(async () => {
+      const newest = new Map<string, Point>();
+      const prefix = keys.pointsPrefix(deviceId);
+      const iterator = this.#db.iterator({ ...keys.allUnder(prefix), reverse: true });
+      try {
+        for (let entry = await iterator.next(); entry !== undefined; entry = await iterator.next()) {
+          const [field = '', time = ''] = entry[0].slice(prefix.length).split('/');
+          if (field !== GIVEN_TS_FIELD) {
+            const [point] = await this.#marked(deviceId, [{ timeNs: timeOfSortable(time), value: valueOf(entry[1]) }]);
+            if (point !== undefined) newest.set(metricOfField(field), point);
+          }
+          // On to the newest of the field before this one, past all of this one's points.
+          iterator.seek(keys.fieldPrefix(deviceId, field));
+        }
+      } finally {
+        await iterator.close();
+      }
+      return newest;
+    });
+  }
+
+  async commands(query: CommandsQuery): Promise<Command[]> {
+    const { deviceId, states, fromNs, toNs, limit } = query;
+    if (limit <= 0) return [];
+    return orUnavailable(async () => {
+      const wanted = states && new Set<string>(states);
+      const commands: Command[] = [];
+      const range = keys.timeRange(keys.commandsPrefix(deviceId), fromNs, toNs);
+      for await (const page of this.#entries({ ...range, reverse: true })) {
+        const rowKeys = page
+          .filter(([, state]) => wanted?.has(state) ?? true)
+          .slice(0, limit - commands.length)
+          .map(([key]) => keys.rowKeyOf(key));
+        const rows = await this.#db.getMany(rowKeys);
+        for (const [i, rowKey] of rowKeys.entries()) {
+          const command = commandOf(rowKey, rows[i]);
+          if (command !== undefined) commands.push(command);
+        }
+        if (commands.length >= limit) break;
+      }
+      return commands;
+    });
+  }
+
+  async command(id: string): Promise<Command | undefined> {
+    return orUnavailable(async () => {
+      const rowKey = await this.#db.get(keys.commandIdKey(id));
+      return rowKey === undefined ? undefined : commandOf(rowKey, await this.#db.get(rowKey));
+    });
+  }
+
+  check(): Promise<void> {
+    return this.#inTurn(() => this.#db.put('checked', ''));
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#writing.then(() => this.#db.close());
+    return this.#closing;
+  }
+
+  /** `points` (oldest first) with the devices' own times where they were replaced. */
+  async #marked(deviceId: string, points: Point[]): Promise<Point[]> {
+    const [first, last] = [points[0], points.at(-1)];
+    if (first === undefined || last === undefined) return points;
+    const marks = new Map<bigint, number | undefined>(points.map((point) => [point.timeNs, undefined]));
+    for await (const page of this.#points(deviceId, GIVEN_TS_FIELD, first.timeNs, last.timeNs + 1n)) {
+      for (const [time, value] of page) {
+        const timeNs = timeOfSortable(time);
+        if (marks.has(timeNs)) marks.set(timeNs, Number(value));
+      }
+    }
+    return points.map((point) => {
+      const givenTs = marks.get(point.timeNs);
+      return givenTs === undefined ? point : { ...point, givenTs };
+    });
+  }
+
+  async *#points(deviceId: string, field: string, fromNs: bigint, toNs: bigint, limit = -1): AsyncGenerator<StoredPoint[]> {
+    const prefix = keys.fieldPrefix(deviceId, field);
+    for await (const page of this.#entries({ ...keys.timeRange(prefix, fromNs, toNs), limit })) {
+      yield page.map(([key, value]) => [key.slice(prefix.length), value]);
+    }
+  }
+
+  async *#entries(options: keys.Range & { limit?: number; reverse?: boolean }): AsyncGenerator<[key: string, value: string][]> {
+    const iterator = this.#db.iterator({ ...options, highWaterMarkBytes: READ_BYTES });
+    try {
+      for (let page = await iterator.nextv(ENTRIES_A_READ); page.length > 0; page = await iterator.nextv(ENTRIES_A_READ)) {
+        yield page;
+      }
+    } finally {
+      await iterator.close();
+    }
+  }
+
+  /** LevelDB may refuse all writes after one that failed until it is opened anew: that is done before the next one. */
+  #inTurn<T>(write: () => Promise<T>): Promise<T> {
+    const done = this.#writing.then(() =>
+      orUnavailable(async () => {
+        if (this.#mustReopen && this.#closing === undefined) {
+          await this.#db.close();
+          await this.#db.open();
+        }
+        this.#mustReopen = true;
+        const result = await write();
+        this.#mustReopen = false;
+        return result;
+      }),
+    );
+    this.#writing = done.catch(() => {});
+    return done;
+  }
+}
+
+function commandOf(rowKey: string, fieldsText: string | undefined): Command | undefined {
+  if (fieldsText === undefined) return undefined;
+  const fields: Record<string, unknown> = {};
+  const given = parseFields(fieldsText);
+  for (let i = 0; i < given.length; i += 2) fields[given[i] ?? ''] = valueOf(given[i + 1] ?? '');
+  return commandOfRow({ ...keys.partsOfRowKey(rowKey), fields });
+}
+
+async function orUnavailable<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    const { message, cause } = error as Error;
+    const words = cause instanceof Error ? `${message}: ${cause.message}` : message;
+    throw new DownlinkError('history_unavailable', `the embedded History cannot be used: ${words}`, { cause: error });
+  }
+}
