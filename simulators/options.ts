@@ -219,7 +219,7 @@ function read<T>(parse: () => T): T {
   try {
     return parse();
   } catch (error) {
-    throw usage((error as Error).message.split('. ')[0] ?? 'bad options', error);
+    throw usage((error as Error).message.split(/\.\s/)[0] ?? 'bad options', error);
   }
 }
 

@@ -40,7 +40,7 @@ export type ReceivedCommand = {
 
 export type CommandContext = {
   /** Tells the server how far it is, 0..100; this also starts the time for the report anew. */
-  progress(percent: number, message?: string): void;
+  readonly progress: (percent: number, message?: string) => void;
   /** Aborted when the client stops. */
   readonly signal: AbortSignal;
 };
