@@ -1,3 +1,4 @@
+import { setTimeout as wait } from 'node:timers/promises';
 import { ClassicLevel } from 'classic-level';
 import type { Clock } from '../../../devices/clock.ts';
 import { DownlinkError } from '../../../devices/downlink-error.ts';
@@ -14,10 +15,28 @@ export type LevelStateOptions = {
   readonly clock: Clock;
 };
 
-type Waiter = { resolve: () => void; reject: (error: Error) => void };
-type Batch = { operations: Operation[]; lines: string[]; lineChars: number; waiters: Waiter[] };
+const PROBE_KEY = 'meta/probe';
+const REOPEN_AFTER_MS = 1_000;
 
-const emptyBatch = (): Batch => ({ operations: [], lines: [], lineChars: 0, waiters: [] });
+/** What is written together shares one promise too: its callers go on in the order in which they came. */
+type Batch = {
+  readonly operations: Operation[];
+  readonly lines: string[];
+  lineChars: number;
+  isWanted: boolean;
+  readonly durable: Promise<void>;
+  readonly resolve: () => void;
+  readonly reject: (error: Error) => void;
+};
+
+function emptyBatch(): Batch {
+  let settle: Pick<Batch, 'resolve' | 'reject'> | undefined;
+  const durable = new Promise<void>((resolve, reject) => {
+    settle = { resolve, reject };
+  });
+  if (settle === undefined) throw new Error('bug: a promise starts at once');
+  return { operations: [], lines: [], lineChars: 0, isWanted: false, durable, ...settle };
+}
 
 export class LevelState implements State {
   readonly #db: Database;
@@ -50,6 +69,7 @@ export class LevelState implements State {
 
   commit(changes: readonly Change[], entries: readonly string[], bound: 'bounded' | 'exempt' = 'bounded'): Promise<void> {
     if (this.#closed) return Promise.reject(new DownlinkError('shutting_down', 'the server is stopping'));
+    if (this.#failure !== undefined) return Promise.reject(this.#failure);
     const next = this.#next;
     let chars = 0;
     for (const entry of entries) chars += entry.length + 1;
@@ -67,13 +87,13 @@ export class LevelState implements State {
     }
     for (const entry of entries) next.lines.push(entry);
     next.lineChars += chars;
-    return new Promise((resolve, reject) => {
-      next.waiters.push({ resolve, reject });
-      this.#start();
-    });
+    next.isWanted = true;
+    this.#start();
+    return next.durable;
   }
 
   async get(key: string): Promise<string | undefined> {
+    if (this.#failure !== undefined) throw this.#failure;
     return this.#db.get(key);
   }
 
@@ -107,12 +127,14 @@ export class LevelState implements State {
   #start(): void {
     this.#writing ??= this.#writeAll().finally(() => {
       this.#writing = undefined;
+      // Somebody may have come between the last look and here.
+      if (this.#next.isWanted) this.#start();
     });
   }
 
   async #writeAll(): Promise<void> {
     await new Promise(setImmediate);
-    while (this.#next.waiters.length > 0) await this.#write();
+    while (this.#next.isWanted) await this.#write();
   }
 
   async #write(): Promise<void> {
@@ -125,15 +147,40 @@ export class LevelState implements State {
       const all = batch.operations.concat(operations);
       if (all.length > 0) await this.#db.batch(all, { sync: true });
       applied();
-      this.#failure = undefined;
-      for (const waiter of batch.waiters) waiter.resolve();
+      batch.resolve();
     } catch (error) {
-      const refusal = new DownlinkError('storage_unavailable', `the data folder cannot be written: ${(error as Error).message}`, {
-        retryAfterSeconds: 5,
-        cause: error,
-      });
-      this.#failure = refusal;
-      for (const waiter of batch.waiters) waiter.reject(refusal);
+      this.#failure = unavailable(error);
+      batch.reject(this.#failure);
+      // What came while this was being written is refused as well, rather than kept for who knows how long.
+      const waiting = this.#next;
+      this.#next = emptyBatch();
+      if (waiting.isWanted) waiting.reject(this.#failure);
+      await this.#reopen();
     }
   }
+
+  /** After a failed write LevelDB refuses all others until it is opened anew: that is tried until a probe can be written. */
+  async #reopen(): Promise<void> {
+    while (!this.#closed) {
+      await wait(REOPEN_AFTER_MS);
+      try {
+        await this.#db.close();
+        await this.#db.open();
+        await this.#db.put(PROBE_KEY, String(this.#clock.now()), { sync: true });
+        await this.#journal.load();
+        this.#failure = undefined;
+        return;
+      } catch (error) {
+        this.#failure = unavailable(error);
+      }
+    }
+  }
+}
+
+function unavailable(error: unknown): DownlinkError {
+  const { message, cause } = error as Error & { cause?: Error };
+  return new DownlinkError('storage_unavailable', `the data folder cannot be written: ${cause?.message ?? message}`, {
+    retryAfterSeconds: 5,
+    cause: error,
+  });
 }
