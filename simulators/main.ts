@@ -41,7 +41,7 @@ async function run(): Promise<boolean> {
       process.stdout.write(HELP);
       return true;
     case 'fleet':
-      return runFleet(options, screen, enough.signal, now.signal);
+      return runFleet(options, screen, { enough: enough.signal, now: now.signal });
     case 'replay':
       return replay(options, screen, enough.signal);
   }

@@ -2,6 +2,7 @@ import type { Priority } from '../../devices/command.ts';
 import type { JsonValue } from '../../devices/json.ts';
 import type { Random } from '../models/random.ts';
 import type { Kind } from './kinds.ts';
+import type { Pace } from './limits.ts';
 
 /** What the simulated operator asks for: mostly sensible commands, some that a device must reject, some on hard terms. */
 export type Order = {
@@ -20,7 +21,7 @@ export type Order = {
   readonly cancel: boolean;
 };
 
-export function nextOrder(kind: Kind, random: Random): Order {
+export function nextOrder(kind: Kind, random: Random, pace: Pace): Order {
   const wish = WISHES[kind](random);
   const sleepy = kind === 'shelf-label' || kind === 'water-meter';
   const expires = sleepy ? sleepyExpiry(random) : undefined;
@@ -30,16 +31,13 @@ export function nextOrder(kind: Kind, random: Random): Order {
       ...(random.chance(0.3) && { priority: random.pick(['low', 'high', 'urgent']) }),
       ...(expires !== undefined && { expires }),
       // Few devices take longer than this; one that hangs is known as such after it.
-      reportTimeoutSeconds: random.chance(0.15) ? REPORT_SECONDS_SHORT : REPORT_SECONDS,
+      reportTimeoutSeconds: random.chance(0.15) ? pace.reportSecondsShort : pace.reportSeconds,
       ...(expires !== undefined && { force: true as const }),
     },
     mayExpire: expires !== undefined,
     cancel: random.chance(0.03),
   };
 }
-
-const REPORT_SECONDS_SHORT = 4;
-const REPORT_SECONDS = 20;
 
 /** Some have so little time that their device may sleep through it. */
 function sleepyExpiry(random: Random): { inSeconds: number } | { wakes: number } | undefined {

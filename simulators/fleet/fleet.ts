@@ -12,7 +12,7 @@ import { atOnce } from './at-once.ts';
 import { Faults, type FaultCounts } from './faults.ts';
 import { KINDS_OF, newModel } from './kinds.ts';
 import { Ledger, type Facts } from './ledger.ts';
-import { PUSH_BEAT_MS, RATE_A_DEVICE, SETTLE_MS_MAX, STARTS_AT_ONCE } from './limits.ts';
+import { PACE, type Pace, RATE_A_DEVICE, SETTLE_MS_MAX, STARTS_AT_ONCE } from './limits.ts';
 import { LiveView } from './live-view.ts';
 import { newMeter, WAYS, type Meter, type Way } from './meter.ts';
 import { OperatorLoad, type Target } from './operator-load.ts';
@@ -27,8 +27,12 @@ import { drawWakeCron, WakeClock } from './wake-clock.ts';
  * One run of the simulated fleet: registers the devices, issues commands for a while, waits until all have ended, and reckons.
  * `enough` ends the issuing early, `now` the waiting as well. Resolves with whether the reckoning came out clean.
  */
-export async function runFleet(options: FleetOptions, screen: Screen, enough: AbortSignal, now: AbortSignal): Promise<boolean> {
-  const run = await prepare(options, screen);
+export async function runFleet(
+  options: FleetOptions,
+  screen: Screen,
+  { enough, now, pace = PACE }: { enough: AbortSignal; now: AbortSignal; pace?: Pace },
+): Promise<boolean> {
+  const run = await prepare(options, screen, pace);
   const { api, ledger, meter, targets, wakes } = run;
   const followed = new AbortController();
   const stream = follow(run, followed.signal);
@@ -39,6 +43,7 @@ export async function runFleet(options: FleetOptions, screen: Screen, enough: Ab
     random: run.random.fork('operator'),
     devices: targets,
     rate: options.rate ?? targets.length * RATE_A_DEVICE,
+    pace,
     onDelivered: run.onDelivered,
   });
   const view = new LiveView(screen, {
@@ -47,7 +52,7 @@ export async function runFleet(options: FleetOptions, screen: Screen, enough: Ab
     heading: `Downlink fleet   seed ${options.seed}`,
     openCommands: () => countOpen(ledger),
   });
-  const beats = pushBeats(targets, run.random.fork('beats'));
+  const beats = pushBeats(targets, run.random.fork('beats'), pace.pushBeatMs);
   const from = Date.now();
   wakes.start();
   const startedMs = performance.now();
@@ -85,7 +90,7 @@ type Run = {
   readonly onDelivered: (facts: Facts) => void;
 };
 
-async function prepare(options: FleetOptions, screen: Screen): Promise<Run> {
+async function prepare(options: FleetOptions, screen: Screen, pace: Pace): Promise<Run> {
   const { server, seed } = options;
   const api = await openOperatorApi(server);
   if (options.push > 0) await assertMqttAnswers(server);
@@ -108,8 +113,13 @@ async function prepare(options: FleetOptions, screen: Screen): Promise<Run> {
     const kind = KINDS_OF[way][i % 2] ?? KINDS_OF[way][0];
     const id = `sim-${seed}-${kind}-${String(Math.floor(i / 2) + 1).padStart(3, '0')}`;
     const own = random.fork(id);
-    const cron = way === 'sleepy' ? drawWakeCron(own.fork('wake')) : undefined;
-    const token = await registerDevice(api, { id, kind, ...(cron !== undefined && { wake: { cron, timezone: 'UTC' } }) });
+    const cron = way === 'sleepy' ? drawWakeCron(own.fork('wake'), pace.wakeSeconds) : undefined;
+    const token = await registerDevice(api, {
+      id,
+      kind,
+      leaseSeconds: pace.leaseSeconds,
+      ...(cron !== undefined && { wake: { cron, timezone: 'UTC' } }),
+    });
     wayOf.set(id, way);
     const make = way === 'push' ? pushDevice : sleepyDevice;
     const device = make({
@@ -120,6 +130,7 @@ async function prepare(options: FleetOptions, screen: Screen): Promise<Run> {
       mqttUrl: server.mqttUrl,
       model: newModel(kind, own.fork('model'), Date.now()),
       faults: new Faults(own.fork('faults'), options.faults, faultCounts),
+      pace,
       ledger,
       counts: meter[way],
       onDelivered,
@@ -169,8 +180,8 @@ async function settle({ api, ledger }: Run, view: LiveView, elapsed: () => numbe
 
 const ASK_EVERY_ROUNDS = 10;
 
-/** Each push device measures every two seconds, from an instant of its own. */
-function pushBeats(targets: readonly Target[], random: Random): { stop: () => void } {
+/** Push devices measure at a steady beat, each from an instant of its own. */
+function pushBeats(targets: readonly Target[], random: Random, beatMs: number): { stop: () => void } {
   const timers = new Set<NodeJS.Timeout>();
   for (const { device, way } of targets) {
     if (way !== 'push') continue;
@@ -178,9 +189,9 @@ function pushBeats(targets: readonly Target[], random: Random): { stop: () => vo
       () => {
         timers.delete(first);
         device.beat();
-        timers.add(setInterval(() => device.beat(), PUSH_BEAT_MS));
+        timers.add(setInterval(() => device.beat(), beatMs));
       },
-      random.between(0, PUSH_BEAT_MS),
+      random.between(0, beatMs),
     );
     timers.add(first);
   }

@@ -3,6 +3,7 @@ import { randomUUID } from 'node:crypto';
 import type { Random } from '../models/random.ts';
 import { ApiError, type OperatorApi } from '../operator-api.ts';
 import { nextOrder, type Order } from './command-mix.ts';
+import type { Pace } from './limits.ts';
 import type { Facts, Ledger } from './ledger.ts';
 import type { Meter, Way } from './meter.ts';
 import type { SimulatedDevice } from './simulated-device.ts';
@@ -44,9 +45,9 @@ export class OperatorLoad {
   }
 
   async #issue(): Promise<void> {
-    const { api, ledger, meter, random, devices, onDelivered } = this.#parts;
+    const { api, ledger, meter, random, devices, pace, onDelivered } = this.#parts;
     const { device, way } = random.pick(devices);
-    const order = nextOrder(device.kind, random);
+    const order = nextOrder(device.kind, random, pace);
     const atMs = performance.now();
     try {
       const { id } = await api.issue(device.id, order.body, randomUUID());
@@ -79,6 +80,7 @@ export type LoadParts = {
   readonly devices: readonly [Target, ...Target[]];
   /** Commands a second. */
   readonly rate: number;
+  readonly pace: Pace;
   readonly onDelivered: (facts: Facts) => void;
 };
 

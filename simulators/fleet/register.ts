@@ -1,7 +1,6 @@
 import type { WakeSchedule } from '../../devices/device.ts';
 import type { OperatorApi } from '../operator-api.ts';
 import { UserError } from '../user-error.ts';
-import { LEASE_SECONDS } from './limits.ts';
 
 export const FLEET_LABELS = { fleet: 'simulated' } as const;
 
@@ -11,11 +10,11 @@ export const FLEET_LABELS = { fleet: 'simulated' } as const;
  */
 export async function registerDevice(
   api: OperatorApi,
-  device: { id: string; kind: string; wake?: WakeSchedule },
+  device: { id: string; kind: string; leaseSeconds: number; wake?: WakeSchedule },
 ): Promise<string> {
   const labels = { ...FLEET_LABELS, kind: device.kind };
   const wake = device.wake === undefined ? {} : { wake: device.wake };
-  const created = await api.createDevice({ id: device.id, labels, ...wake, limits: { leaseSeconds: LEASE_SECONDS } });
+  const created = await api.createDevice({ id: device.id, labels, ...wake, limits: { leaseSeconds: device.leaseSeconds } });
   if (created !== 'exists') return created.token;
   const known = await api.device(device.id);
   if (known !== undefined && known.labels['fleet'] !== FLEET_LABELS.fleet) {

@@ -7,6 +7,7 @@ import { PushClient } from '../client/push-client.ts';
 import { failed, type Model, type Params } from '../models/model.ts';
 import { faultyConnect, faultyFetch, type Faults } from './faults.ts';
 import type { Kind } from './kinds.ts';
+import type { Pace } from './limits.ts';
 import type { Facts, Ledger } from './ledger.ts';
 import type { Counts } from './meter.ts';
 
@@ -30,14 +31,12 @@ export type DeviceParts = {
   readonly url: string;
   readonly mqttUrl: string;
   readonly faults: Faults;
+  readonly pace: Pace;
   readonly ledger: Ledger;
   readonly counts: Counts;
   /** Called when both the issue and the arrival of a command are known. */
   readonly onDelivered: (facts: Facts) => void;
 };
-
-const LATE_MS_MIN = 2_000;
-const LATE_MS_MAX = 8_000;
 
 export function pushDevice(parts: DeviceParts): SimulatedDevice {
   const { id, token, faults } = parts;
@@ -88,7 +87,7 @@ function simulated(parts: DeviceParts, client: DeviceClient, wake: () => void): 
 }
 
 async function carryOut(
-  { model, faults, ledger }: DeviceParts,
+  { model, faults, ledger, pace }: DeviceParts,
   command: ReceivedCommand,
   context: CommandContext,
 ): Promise<unknown> {
@@ -103,7 +102,7 @@ async function carryOut(
     facts.silent = true;
     await new Promise((resolve) => context.signal.addEventListener('abort', resolve));
   }
-  const lateMs = faults.strike('lateReport') ? faults.between(LATE_MS_MIN, LATE_MS_MAX) : 0;
+  const lateMs = faults.strike('lateReport') ? faults.between(pace.lateMsMin, pace.lateMsMax) : 0;
   const afterMs = outcome.state === 'rejected' ? 0 : outcome.afterMs;
   if (afterMs > 1_000) context.progress(0);
   await delay(afterMs + lateMs, context.signal);

@@ -25,10 +25,8 @@ export class WakeClock {
   }
 }
 
-const PERIODS_SECONDS = [5, 10, 15, 20] as const;
-
-/** Every 5 to 20 seconds, from a second of its own: at most 50 different expressions, however big the fleet. */
-export function drawWakeCron(random: Random): string {
-  const period = random.pick(PERIODS_SECONDS);
+/** A schedule with one of the periods (seconds, below 60), from a second of its own: few different ones, however big the fleet. */
+export function drawWakeCron(random: Random, periods: readonly [number, ...number[]]): string {
+  const period = random.pick(periods);
   return `${random.integer(0, period - 1)}-59/${period} * * * * *`;
 }
