@@ -88,7 +88,7 @@ async function wire(
   const digests = await SecretDigests.open(state);
   const keys = new OperatorKeys(state, digests, clock, newId);
   const registry = new DeviceRegistry(state, digests, clock);
-  const events = new LiveEvents(randomBytes(4).toString('hex'));
+  const events = new LiveEvents(randomBytes(4).toString('hex'), clock);
   const presence = new PresenceTracker(registry, state, events, clock);
   const quarantine = new Quarantine(state, metrics, clock);
   const rejects = new Rejects(state, clock);

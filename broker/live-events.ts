@@ -1,3 +1,4 @@
+import type { Clock } from '../devices/clock.ts';
 import type { Command, CommandState } from '../devices/command.ts';
 import type { Presence, PresenceState } from '../devices/presence.ts';
 import type { MetricValue } from '../devices/telemetry.ts';
@@ -36,19 +37,31 @@ export const LIVE_EVENT_TYPES = ['telemetry', 'command', 'presence'] as const;
 export type NumberedEvent = { readonly sequence: number; readonly event: LiveEvent };
 
 const KEPT_EVENTS_MAX = 16_384;
+/** How long after the last listener left its return is still waited for. */
+const TELEMETRY_KEPT_MS = 60_000;
 
 export class LiveEvents {
   /** Tells one run of the server from another. */
   readonly runId: string;
+  readonly #clock: Clock;
   readonly #kept: LiveEvent[] = new Array<LiveEvent>(KEPT_EVENTS_MAX);
   readonly #listeners = new Set<(numbered: NumberedEvent) => void>();
   #sequence = 0;
+  #lastListenerAt = Number.NEGATIVE_INFINITY;
+  /** Telemetry before this number was not kept, because nobody listened. */
+  #telemetryFrom = 0;
 
-  constructor(runId: string) {
+  constructor(runId: string, clock: Clock) {
     this.runId = runId;
+    this.#clock = clock;
   }
 
+  /** Tells all listeners, and keeps the event. Telemetry that nobody listens to costs nothing and is not kept. */
   publish(event: LiveEvent): void {
+    if (event.type === 'telemetry' && !this.#wantsTelemetry()) {
+      this.#telemetryFrom = this.#sequence + 1;
+      return;
+    }
     this.#sequence += 1;
     this.#kept[this.#sequence % KEPT_EVENTS_MAX] = event;
     if (this.#listeners.size === 0) return;
@@ -64,17 +77,28 @@ export class LiveEvents {
   /** Calls `listener` for each event from now on; returns the way out. */
   subscribe(listener: (numbered: NumberedEvent) => void): () => void {
     this.#listeners.add(listener);
-    return () => this.#listeners.delete(listener);
+    return () => {
+      this.#listeners.delete(listener);
+      this.#lastListenerAt = this.#clock.now();
+    };
   }
 
-  /** The events after `sequence`, oldest first; undefined when some of them are no longer kept or it was never given out. */
-  since(sequence: number): NumberedEvent[] | undefined {
+  /**
+   * The events after `sequence`, oldest first; undefined when some of them are no longer kept or it was never given out. Gaps in telemetry
+   * count only for those who want it.
+   */
+  since(sequence: number, wantsTelemetry = true): NumberedEvent[] | undefined {
     if (sequence > this.#sequence || this.#sequence - sequence > KEPT_EVENTS_MAX) return undefined;
+    if (wantsTelemetry && sequence < this.#telemetryFrom) return undefined;
     const events: NumberedEvent[] = [];
     for (let n = sequence + 1; n <= this.#sequence; n += 1) {
       const event = this.#kept[n % KEPT_EVENTS_MAX];
       if (event !== undefined) events.push({ sequence: n, event });
     }
     return events;
+  }
+
+  #wantsTelemetry(): boolean {
+    return this.#listeners.size > 0 || this.#clock.now() - this.#lastListenerAt < TELEMETRY_KEPT_MS;
   }
 }
