@@ -23,7 +23,8 @@ export async function runQuietly(cwd, command, args, options = {}) {
 
 /** Runs a command in the terminal's view. Answers the exit code. */
 export async function runOpenly(cwd, command, args, options = {}) {
-  return ended(spawn(command, args, { cwd, stdio: 'inherit', ...options }));
+  const env = process.stdout.isTTY ? process.env : { ...process.env, NO_COLOR: '1' };
+  return ended(spawn(command, args, { cwd, stdio: 'inherit', env, ...options }));
 }
 
 function ended(child) {

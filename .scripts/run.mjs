@@ -27,6 +27,10 @@ if (major < NODE_LOWEST[0] || (major === NODE_LOWEST[0] && minor < NODE_LOWEST[1
 }
 
 async function run() {
+  if (process.env.npm_lifecycle_event !== undefined && process.platform !== 'win32') {
+    const { followParent } = await import('./follow-parent.mjs');
+    followParent();
+  }
   const { prepare, PrepareError } = await import('./prepare.mjs');
   try {
     if (name in PROGRAMS) await prepare(ROOT, { build: true });
