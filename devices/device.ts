@@ -19,6 +19,7 @@ export const TS_BEHIND_SECONDS_DEFAULT = 30 * 86_400;
 export const deviceIdSchema = Type.String({ pattern: DEVICE_ID_PATTERN, description: '1..64 of A-Z a-z 0-9 . _ -' });
 
 export const labelsSchema = Type.Record(Type.String({ pattern: '^[A-Za-z0-9._/-]{1,63}$' }), Type.String({ maxLength: 255 }), {
+  additionalProperties: false,
   maxProperties: DEVICE_LABELS_MAX,
   description: 'Names and values to filter by',
 });

@@ -7,11 +7,16 @@ import type { WakeSchedule } from './device.ts';
  * All times are epoch milliseconds.
  */
 
-/** A parsed expression with the last answer it gave: many devices share a schedule, and ask about the same stretch of time. */
-type Parsed = { readonly cron: Cron; after: number; next: number | undefined };
+/** All times in [from, wakeAt) have `wakeAt` as their next wake. */
+type Stretch = { from: number; readonly wakeAt: number };
+
+/** A parsed expression and what it answered, in order: many devices share a schedule and ask about the same stretches, and cron is slow. */
+type Parsed = { readonly cron: Cron; readonly stretches: Stretch[] };
 
 const PARSED_MAX = 10_000;
+const STRETCHES_MAX = 100_000;
 const parsed = new Map<string, Parsed>();
+let stretchesKept = 0;
 
 /** Throws `invalid_request` when the expression or the zone is not one, or names no time that ever comes. */
 export function assertWakeSchedule(schedule: WakeSchedule, now: number): void {
@@ -66,20 +71,46 @@ export function nthWakeAt(
   return at;
 }
 
-function nextRunAt(schedule: Parsed, after: number): number | undefined {
-  if (schedule.next !== undefined && schedule.after <= after && after < schedule.next) return schedule.next;
-  schedule.next = schedule.cron.nextRun(new Date(after))?.getTime();
-  schedule.after = after;
-  return schedule.next;
+function nextRunAt({ cron, stretches }: Parsed, after: number): number | undefined {
+  const place = firstEndingAfter(stretches, after);
+  const known = stretches[place];
+  if (known !== undefined && known.from <= after) return known.wakeAt;
+  const wakeAt = cron.nextRun(new Date(after))?.getTime();
+  if (wakeAt === undefined) return undefined;
+  if (known?.wakeAt === wakeAt) {
+    known.from = after;
+    return wakeAt;
+  }
+  if (stretchesKept >= STRETCHES_MAX) {
+    for (const schedule of parsed.values()) schedule.stretches.length = 0;
+    stretchesKept = 0;
+  }
+  stretches.splice(firstEndingAfter(stretches, after), 0, { from: after, wakeAt });
+  stretchesKept += 1;
+  return wakeAt;
+}
+
+/** Index of the first stretch whose wake comes after `after`. */
+function firstEndingAfter(stretches: readonly Stretch[], after: number): number {
+  let low = 0;
+  let high = stretches.length;
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if ((stretches[middle]?.wakeAt ?? 0) <= after) low = middle + 1;
+    else high = middle;
+  }
+  return low;
 }
 
 function parse(schedule: { cron: string; timezone?: string }): Parsed {
   const key = `${schedule.timezone ?? 'UTC'} ${schedule.cron}`;
   let found = parsed.get(key);
   if (found === undefined) {
-    const cron = new Cron(schedule.cron, { timezone: schedule.timezone ?? 'UTC', paused: true });
-    found = { cron, after: Number.POSITIVE_INFINITY, next: undefined };
-    if (parsed.size >= PARSED_MAX) parsed.clear();
+    found = { cron: new Cron(schedule.cron, { timezone: schedule.timezone ?? 'UTC', paused: true }), stretches: [] };
+    if (parsed.size >= PARSED_MAX) {
+      parsed.clear();
+      stretchesKept = 0;
+    }
     parsed.set(key, found);
   }
   return found;

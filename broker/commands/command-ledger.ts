@@ -42,6 +42,8 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
   readonly #events: LiveEvents;
   readonly #clock: Clock;
   readonly #deadlines: Deadlines;
+  /** Ended, and not yet durable: neither in the book any more nor in State yet. */
+  readonly #ending = new Map<string, Command>();
   readonly #unsaved = new Map<string, Command>();
   #retry: NodeJS.Timeout | undefined;
   #lastNs = 0n;
@@ -85,7 +87,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
 
   /** An open command, or one that ended within the last week. */
   async find(id: string): Promise<Command | undefined> {
-    return this.book.get(id) ?? this.#unsaved.get(id) ?? (await endedCommand(this.#state, id));
+    return this.#inMemory(id) ?? (await endedCommand(this.#state, id));
   }
 
   /**
@@ -93,8 +95,9 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
    * A step that changes nothing is durable once what came before it is.
    */
   step(of: string | Command, event: CommandEvent): Step {
-    const had = typeof of === 'string' ? this.book.get(of) : (this.book.get(of.id) ?? of);
-    if (had === undefined) throw new DownlinkError('unknown_command', `no open command has the id ${typeof of === 'string' ? of : of.id}`);
+    const had = typeof of === 'string' ? this.book.get(of) : (this.#inMemory(of.id) ?? of);
+    if (had === undefined)
+      throw new DownlinkError('unknown_command', `no open command has the id ${typeof of === 'string' ? of : of.id}`);
     const now = this.#clock.now();
     const next = transition(had, event, now);
     if (next === 'not_leasable') throw new Error(`bug: command ${had.id} leased while ${had.state}`);
@@ -133,12 +136,21 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     const { id } = command;
     // Wakes are counted in State alone: History has a row for each change of state.
     const rows = command.state === from && event.type === 'wake' ? [] : this.#rows(command, from);
-    const durable = this.#state.commit(commandChanges(command), rows, 'exempt').then(() => this.#tell(command, from));
+    if (isEnded(command)) this.#ending.set(id, command);
+    const durable = this.#state.commit(commandChanges(command), rows, 'exempt').then(() => {
+      if (this.#ending.get(id) === command) this.#ending.delete(id);
+      this.#tell(command, from);
+    });
     durable.catch(() => {
-      this.#unsaved.set(id, this.book.get(id) ?? command);
+      this.#unsaved.set(id, this.book.get(id) ?? this.#ending.get(id) ?? command);
+      this.#ending.delete(id);
       this.#retryLater();
     });
     return durable;
+  }
+
+  #inMemory(id: string): Command | undefined {
+    return this.book.get(id) ?? this.#ending.get(id) ?? this.#unsaved.get(id);
   }
 
   #rows(command: Command, from: CommandState | 'none'): string[] {

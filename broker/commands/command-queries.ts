@@ -50,13 +50,16 @@ export class CommandQueries {
 
   async list(query: CommandListQuery): Promise<CommandList> {
     const { deviceId, states, limit } = query;
-    const matches = (command: Command): boolean => isInRange(command, query) && (states === undefined || states.includes(command.state));
+    const matches = (command: Command): boolean =>
+      isInRange(command, query) && (states === undefined || states.includes(command.state));
     const open = this.#ledger.book.of(deviceId).filter(matches);
+    // What ended before this look at the book is in State once earlier commits are; what ended since is there in its newer state.
+    await this.#state.commit([], []);
     const asksForEnded = states === undefined || states.some((state) => END_STATE_SET.has(state));
     const ended = asksForEnded ? await this.#endedInState(query, matches) : [];
     const past = asksForEnded ? await this.#endedInHistory(query) : { commands: [], isPartial: false, isFull: false };
     const known = new Map<string, Command>();
-    for (const command of [...past.commands, ...ended, ...open]) known.set(command.id, command);
+    for (const command of [...past.commands, ...open, ...ended]) known.set(command.id, command);
     const newestFirst = [...known.values()].toSorted((a, b) => (BigInt(a.historyNs) < BigInt(b.historyNs) ? 1 : -1));
     const commands = newestFirst.slice(0, limit);
     const last = commands.at(-1);
@@ -83,7 +86,8 @@ export class CommandQueries {
       for (;;) {
         const rows = await this.#history.commands({ deviceId, fromNs, toNs, limit: limit + 1, states: states ?? END_STATES });
         for (const row of rows) {
-          const isInState = this.#ledger.book.get(row.id) !== undefined || (await endedCommand(this.#state, row.id)) !== undefined;
+          const isInState =
+            this.#ledger.book.get(row.id) !== undefined || (await endedCommand(this.#state, row.id)) !== undefined;
           if (!isInState && isEnded(row)) commands.push(row);
         }
         const last = rows.at(-1);
@@ -92,7 +96,8 @@ export class CommandQueries {
         toNs = BigInt(last.historyNs);
       }
     } catch (error) {
-      if (error instanceof DownlinkError && error.code === 'history_unavailable') return { commands, isPartial: true, isFull: false };
+      if (error instanceof DownlinkError && error.code === 'history_unavailable')
+        return { commands, isPartial: true, isFull: false };
       throw error;
     }
   }

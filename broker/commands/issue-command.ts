@@ -68,7 +68,11 @@ export class CommandIssuer {
    * Resolves once the command is durable. With an idempotency key, the same request again gives the same command (`isRepeat`).
    * Throws `invalid_request`, `queue_full`, `expires_before_next_wake`, `idempotency_conflict`, `journal_full`, `storage_unavailable`.
    */
-  async issue(device: Device, request: CommandRequest, idempotencyKey?: string): Promise<{ command: Command; isRepeat: boolean }> {
+  async issue(
+    device: Device,
+    request: CommandRequest,
+    idempotencyKey?: string,
+  ): Promise<{ command: Command; isRepeat: boolean }> {
     if (idempotencyKey === undefined) return { command: await this.#issueNew(device, request, []), isRepeat: false };
     const place = `${IDEMPOTENCY}${device.id}/${digestOf(idempotencyKey)}`;
     const bodyDigest = digestOf(canonical(request));
@@ -221,7 +225,9 @@ function assertSizes({ params, payload, contentType }: CommandRequest): void {
 
 function assertSameBody(had: string, given: string): void {
   if (had === given) return;
-  throw new DownlinkError('idempotency_conflict', 'this Idempotency-Key came before with another body', { at: 'Idempotency-Key' });
+  throw new DownlinkError('idempotency_conflict', 'this Idempotency-Key came before with another body', {
+    at: 'Idempotency-Key',
+  });
 }
 
 function digestOf(text: string): string {

@@ -41,7 +41,8 @@ export class CommandPull {
    * crash may repeat a hand-over, never lose one.
    */
   lease(device: Device, limit: number): Pulled {
-    const isNewWake = this.#presence.contact(device.id);
+    this.#presence.contact(device.id);
+    const isNewWake = this.#presence.takeWake(device.id);
     const now = this.#clock.now();
     const open = this.#ledger.book.of(device.id);
     if (open.length === 0) return { commands: [], more: false, sleep: this.#sleep(device, false) };

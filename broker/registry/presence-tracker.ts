@@ -14,7 +14,7 @@ const SAVE_EVERY_MS = 5_000;
 /** Contacts closer together than this are one wake. */
 const WAKE_GAP_MS_MAX = 10_000;
 
-type Tracked = { sessions: number; parked: number; lastContactAt?: number; told: PresenceState };
+type Tracked = { sessions: number; parked: number; lastContactAt?: number; told: PresenceState; isWakeTaken: boolean };
 
 export class PresenceTracker {
   readonly #registry: DeviceRegistry;
@@ -40,7 +40,7 @@ export class PresenceTracker {
       const id = key.slice(PREFIX.length);
       if (this.#registry.find(id) === undefined) continue;
       const { lastContactAt } = JSON.parse(value) as { lastContactAt: number };
-      this.#tracked.set(id, { sessions: 0, parked: 0, lastContactAt, told: 'never' });
+      this.#tracked.set(id, { sessions: 0, parked: 0, lastContactAt, told: 'never', isWakeTaken: true });
     }
     // The states as they are now are where events start from; a restart is no news.
     for (const [id, tracked] of this.#tracked) {
@@ -60,15 +60,23 @@ export class PresenceTracker {
     return this.#tracked.get(id) ?? { sessions: 0, parked: 0 };
   }
 
-  /** The device was heard of; true when this begins a new wake (a first contact, or one after a silence). */
-  contact(id: string): boolean {
+  /** The device was heard of. A first contact, or one after a silence, begins a new wake. */
+  contact(id: string): void {
     const tracked = this.#track(id);
     const now = this.#clock.now();
     const { lastContactAt } = tracked;
+    if (lastContactAt === undefined || now - lastContactAt >= this.#wakeGapMs(id)) tracked.isWakeTaken = false;
     tracked.lastContactAt = now;
     this.#unsaved.add(id);
     this.refresh(id);
-    return lastContactAt === undefined || now - lastContactAt >= this.#wakeGapMs(id);
+  }
+
+  /** True once a wake: for the first that asks after it began, whichever contact (telemetry, a poll) began it. */
+  takeWake(id: string): boolean {
+    const tracked = this.#track(id);
+    const isNew = !tracked.isWakeTaken;
+    tracked.isWakeTaken = true;
+    return isNew;
   }
 
   /** A session or stream opened (1) or closed (-1). */
@@ -128,7 +136,7 @@ export class PresenceTracker {
   #track(id: string): Tracked {
     let tracked = this.#tracked.get(id);
     if (tracked === undefined) {
-      tracked = { sessions: 0, parked: 0, told: 'never' };
+      tracked = { sessions: 0, parked: 0, told: 'never', isWakeTaken: false };
       this.#tracked.set(id, tracked);
     }
     return tracked;
