@@ -1,0 +1,63 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { telemetryLine } from '../broker/store/line-protocol.ts';
+import { LevelHistory } from '../broker/store/level/level-history.ts';
+import { append, historyContract } from './history-contract.ts';
+
+let folder: string;
+
+beforeAll(async () => {
+  folder = await mkdtemp(join(tmpdir(), 'downlink-history-'));
+});
+afterAll(() => rm(folder, { recursive: true, force: true }));
+
+historyContract('embedded', { open: () => LevelHistory.open(join(folder, 'contract')) });
+
+describe('embedded: what InfluxDB would not do', () => {
+  test('a metric may change its type at any time', async () => {
+    const history = await LevelHistory.open(join(folder, 'types'));
+    const values = [1, 'two', true, 4];
+    const lines = values.map((x, i) => telemetryLine('a', { x }, String(i)));
+    expect(await append(history, ...lines)).toEqual([]);
+    const range = { deviceId: 'a', metric: 'x', fromNs: 0n, toNs: 10n, limit: 10 };
+    expect((await history.readings(range)).map((point) => point.value)).toEqual(values);
+    expect(await history.windows({ ...range, aggregates: ['mean', 'count', 'last'] })).toEqual([
+      { timeNs: 0n, mean: 2.5, count: 4, last: 4 },
+    ]);
+    await history.close();
+  });
+
+  test('rows of other measurements are refused', async () => {
+    const history = await LevelHistory.open(join(folder, 'others'));
+    const refused = await append(
+      history,
+      'cpu,host=a load=1 1',
+      'telemetry,device=a x=1 1',
+      'telemetry,device=a/b x=1 1',
+      'command,device=a id="1" 1',
+    );
+    expect(refused.map((row) => row.line)).toEqual([
+      'cpu,host=a load=1 1',
+      'telemetry,device=a/b x=1 1',
+      'command,device=a id="1" 1',
+    ]);
+    await history.close();
+  });
+
+  test('sums of many numbers lose nothing', async () => {
+    const history = await LevelHistory.open(join(folder, 'sums'));
+    const values = [1e16, 1, -1e16, 1, 1, 1];
+    await append(history, ...values.map((x, i) => telemetryLine('a', { x }, String(i))));
+    const whole = { deviceId: 'a', metric: 'x', fromNs: 0n, toNs: 10n, limit: 1, aggregates: ['mean'] } as const;
+    expect(await history.windows(whole)).toEqual([{ timeNs: 0n, mean: 4 / 6 }]);
+    await history.close();
+  });
+
+  test('a folder has one owner', async () => {
+    const history = await LevelHistory.open(join(folder, 'owned'));
+    await expect(LevelHistory.open(join(folder, 'owned'))).rejects.toMatchObject({ cause: { code: 'LEVEL_LOCKED' } });
+    await history.close();
+  });
+});
