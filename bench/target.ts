@@ -1,0 +1,10 @@
+/** A server under load, Downlink or a peer: both speak the same wire, so the load cannot tell them apart. */
+export type Target = {
+  readonly httpPort: number;
+  readonly mqttPort: number;
+  readonly operatorKey: string;
+  readonly devices: readonly Device[];
+  stop(): Promise<void>;
+};
+
+export type Device = { readonly id: string; readonly token: string };
