@@ -37,9 +37,9 @@ import { uuidV7Source } from './devices/uuid-v7.ts';
 export type Server = {
   readonly httpPort: number;
   readonly mqttPort: number;
-  /** The admin key, if this start made or was given one. */
+  /** The admin key, where it is known: from the environment or its file. */
   readonly adminKey: string | undefined;
-  /** `first start` when the admin key was just made. */
+  /** This start made the admin key. */
   readonly isFirstStart: boolean;
   /** Open commands that were found. */
   readonly openCommands: number;
@@ -166,7 +166,12 @@ async function wire(
 async function openHistory({ influx, dataDir }: Config): Promise<History> {
   if (influx.enabled) {
     const { url, database, username, password } = influx;
-    return InfluxHistory.open({ url, database, ...(username !== undefined && { username }), ...(password !== undefined && { password }) });
+    return InfluxHistory.open({
+      url,
+      database,
+      ...(username !== undefined && { username }),
+      ...(password !== undefined && { password }),
+    });
   }
   return LevelHistory.open(historyFolder(dataDir)).catch((error: unknown) => {
     throw startErrorOf(error, historyFolder(dataDir));

@@ -4,17 +4,33 @@ import { adminKeyFile } from './data-folder.ts';
 /** What a person sees when the server is up: where it listens, where it keeps things, and what to do next. */
 export function banner(
   config: Config,
-  server: { httpPort: number; mqttPort: number; isFirstStart: boolean; openCommands: number },
+  server: {
+    readonly httpPort: number;
+    readonly mqttPort: number;
+    readonly adminKey: string | undefined;
+    readonly isFirstStart: boolean;
+    readonly openCommands: number;
+  },
   version: string,
 ): string {
   const host = config.host.includes(':') ? `[${config.host}]` : config.host;
   const http = `http://${host}:${server.httpPort}`;
-  const key = config.adminKey === undefined ? adminKeyFile(config.dataDir) : 'as set by DOWNLINK_ADMIN_KEY';
+  const key =
+    config.adminKey !== undefined
+      ? 'as set by DOWNLINK_ADMIN_KEY'
+      : server.adminKey === undefined
+        ? 'the one you keep (there is no admin.key in the data folder)'
+        : adminKeyFile(config.dataDir);
   const rows: [string, string][] = [
     ['MQTT', `mqtt://${host}:${server.mqttPort}   ws://${host}:${server.httpPort}/mqtt`],
     ['HTTP', `${http}   API pages: ${http}/docs`],
     ['Data', config.dataDir],
-    ['History', config.influx.enabled ? `InfluxDB ${config.influx.url}, database ${config.influx.database}` : 'embedded (set DOWNLINK_INFLUX_URL for InfluxDB)'],
+    [
+      'History',
+      config.influx.enabled
+        ? `InfluxDB ${config.influx.url}, database ${config.influx.database}`
+        : 'embedded (set DOWNLINK_INFLUX_URL for InfluxDB)',
+    ],
     ['Admin key', server.isFirstStart ? `${key} (just made)` : key],
   ];
   if (server.openCommands > 0) rows.push(['Open', `${server.openCommands} commands go on where they were`]);

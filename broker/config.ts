@@ -76,7 +76,8 @@ function readInflux(read: (name: Variable) => string | undefined): InfluxConfig 
   const url = read('DOWNLINK_INFLUX_URL');
   if (url === undefined) {
     const stray = VARIABLES.find((name) => name.startsWith('DOWNLINK_INFLUX_') && read(name) !== undefined);
-    if (stray !== undefined) throw new ConfigError(`${stray} is set but DOWNLINK_INFLUX_URL is not; set it too, or unset ${stray}`);
+    if (stray !== undefined)
+      throw new ConfigError(`${stray} is set but DOWNLINK_INFLUX_URL is not; set it too, or unset ${stray}`);
     return { enabled: false };
   }
   if (!URL.canParse(url) || !['http:', 'https:'].includes(new URL(url).protocol)) {
@@ -98,7 +99,8 @@ function readInflux(read: (name: Variable) => string | undefined): InfluxConfig 
 function port(name: Variable, text: string | undefined, byDefault: number): number {
   if (text === undefined) return byDefault;
   const value = Number(text);
-  if (!/^\d+$/.test(text) || value > PORT_MAX) throw new ConfigError(`${name} is a port from 0 (any free one) to ${PORT_MAX}, not "${text}"`);
+  if (!/^\d+$/.test(text) || value > PORT_MAX)
+    throw new ConfigError(`${name} is a port from 0 (any free one) to ${PORT_MAX}, not "${text}"`);
   return value;
 }
 
@@ -107,7 +109,9 @@ function adminKey(text: string | undefined): string | undefined {
     throw new ConfigError('DOWNLINK_ADMIN_KEY is printable ASCII without spaces');
   }
   if (text !== undefined && text.length < ADMIN_KEY_CHARS_MIN) {
-    throw new ConfigError(`DOWNLINK_ADMIN_KEY has at least ${ADMIN_KEY_CHARS_MIN} characters; \`openssl rand -hex 32\` makes a good one`);
+    throw new ConfigError(
+      `DOWNLINK_ADMIN_KEY has at least ${ADMIN_KEY_CHARS_MIN} characters; \`openssl rand -hex 32\` makes a good one`,
+    );
   }
   return text;
 }

@@ -25,7 +25,9 @@ export async function prepareDataFolder(dataDir: string): Promise<void> {
     await mkdir(dataDir, { recursive: true, mode: 0o700 });
     await access(dataDir, constants.W_OK);
   } catch (error) {
-    throw new StartError(`the data folder ${dataDir} cannot be written (${(error as Error).message}); set DOWNLINK_DATA_DIR to one that can`);
+    throw new StartError(
+      `the data folder ${dataDir} cannot be written (${(error as Error).message}); set DOWNLINK_DATA_DIR to one that can`,
+    );
   }
 }
 
@@ -47,7 +49,9 @@ export async function writeAdminKey(dataDir: string, key: string): Promise<void>
 export function startErrorOf(error: unknown, folder: string): StartError {
   const { message, cause } = error as Error & { cause?: { code?: string; message?: string } };
   if (cause?.code === 'LEVEL_LOCKED') {
-    return new StartError(`the data folder is in use by another process (${folder} is locked); stop it, or set DOWNLINK_DATA_DIR to another folder`);
+    return new StartError(
+      `the data folder is in use by another process (${folder} is locked); stop it, or set DOWNLINK_DATA_DIR to another folder`,
+    );
   }
   return new StartError(`${folder} cannot be opened: ${cause?.message ?? message}`);
 }

@@ -56,7 +56,7 @@ export class Deadlines {
 
   #run(): void {
     const now = this.#clock.now();
-    for (let done = 0; done < DUE_PER_TURN_MAX; ) {
+    for (let done = 0; done < DUE_PER_TURN_MAX;) {
       const top = this.#heap.peek();
       if (top === undefined || top.at > now) break;
       this.#heap.pop();
@@ -69,7 +69,10 @@ export class Deadlines {
   }
 
   #compact(): void {
-    this.#heap = new TinyQueue(Array.from(this.#at, ([id, at]) => ({ id, at })), byTime);
+    this.#heap = new TinyQueue(
+      Array.from(this.#at, ([id, at]) => ({ id, at })),
+      byTime,
+    );
   }
 }
 

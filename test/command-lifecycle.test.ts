@@ -36,7 +36,12 @@ async function report(token: string, id: string, body: Record<string, unknown>):
 describe('pulling', () => {
   test('leases by priority and age, says whether there is more, and ends with the report', async () => {
     const { id, token } = await newDevice();
-    for (const [name, priority] of [['a', 'low'], ['b', 'high'], ['c', 'high']]) await server.issue(id, { name, priority });
+    for (const [name, priority] of [
+      ['a', 'low'],
+      ['b', 'high'],
+      ['c', 'high'],
+    ])
+      await server.issue(id, { name, priority });
     const first = await pull(token, '?limit=2');
     expect(first).toMatchObject({ status: 200, more: true, sleep: { untilSeconds: 0, reason: 'pending' } });
     expect(first.commands.map(({ name }) => name)).toEqual(['b', 'c']);
@@ -182,7 +187,9 @@ describe('bounds', () => {
   test('the 1,001st open command is refused with queue_full, and none is dropped', async () => {
     const { id } = await newDevice();
     const path = `/v1/devices/${id}/commands`;
-    const answers = await Promise.all(Array.from({ length: 1_010 }, (_, i) => server.request('POST', path, { body: { name: 'n', params: i } })));
+    const answers = await Promise.all(
+      Array.from({ length: 1_010 }, (_, i) => server.request('POST', path, { body: { name: 'n', params: i } })),
+    );
     expect(answers.filter(({ status }) => status === 201)).toHaveLength(1_000);
     const refused = answers.filter(({ status }) => status === 429);
     expect(refused).toHaveLength(10);
@@ -209,7 +216,10 @@ describe('a restart', () => {
     expect((await server.command(stale.id)).state).toBe('expired');
     expect((await server.command(working.id)).state).toBe('timed_out');
     const again = await pull(token);
-    expect(again.commands).toMatchObject([{ id: waiting.id, attempt: 1 }, { id: leased.id, attempt: 2 }]);
+    expect(again.commands).toMatchObject([
+      { id: waiting.id, attempt: 1 },
+      { id: leased.id, attempt: 2 },
+    ]);
   });
 
   test('while a push is unconfirmed hands it out again', async () => {
@@ -239,12 +249,21 @@ describe('operators', () => {
   test('cancel what is queued; what is delivered only by force', async () => {
     const { id, token } = await newDevice();
     const queued = await server.issue(id, { name: 'a' });
-    expect(await server.request('DELETE', `/v1/commands/${queued.id}`)).toMatchObject({ status: 200, body: { state: 'cancelled' } });
+    expect(await server.request('DELETE', `/v1/commands/${queued.id}`)).toMatchObject({
+      status: 200,
+      body: { state: 'cancelled' },
+    });
     const running = await server.issue(id, { name: 'b' });
     await pull(token);
     await report(token, running.id, { state: 'running' });
-    expect(await server.request('DELETE', `/v1/commands/${running.id}`)).toMatchObject({ status: 409, body: { code: 'command_delivered' } });
-    expect(await server.request('DELETE', `/v1/commands/${running.id}?force=true`)).toMatchObject({ status: 200, body: { state: 'cancelled' } });
+    expect(await server.request('DELETE', `/v1/commands/${running.id}`)).toMatchObject({
+      status: 409,
+      body: { code: 'command_delivered' },
+    });
+    expect(await server.request('DELETE', `/v1/commands/${running.id}?force=true`)).toMatchObject({
+      status: 200,
+      body: { state: 'cancelled' },
+    });
     expect(await report(token, running.id, { state: 'succeeded' })).toBe(409);
   });
 

@@ -140,12 +140,18 @@ describe('what a step leaves on the command', () => {
   });
 
   test('the same progress twice changes nothing', () => {
-    expect(transition(running, { type: 'report', report: { state: 'running', progress: 10 }, transport: 'mqtt' }, NOW)).toBe(running);
+    expect(transition(running, { type: 'report', report: { state: 'running', progress: 10 }, transport: 'mqtt' }, NOW)).toBe(
+      running,
+    );
   });
 
   for (const state of ['expired', 'timed_out', 'undeliverable'] as const) {
     test(`the device's word after ${state} counts and is marked late`, () => {
-      const after = step(AS_IT_STANDS[state], { type: 'report', report: { state: 'failed', message: 'too late' }, transport: 'http' });
+      const after = step(AS_IT_STANDS[state], {
+        type: 'report',
+        report: { state: 'failed', message: 'too late' },
+        transport: 'http',
+      });
       expect(after).toMatchObject({ state: 'failed', late: true, message: 'too late', finishedAt: NOW });
       expect(after).not.toHaveProperty('error');
     });

@@ -28,7 +28,13 @@ async function keysOf(prefix: string, options?: { after?: string; reverse?: bool
 
 describe('changes', () => {
   test('are there after a restart, deletions too', async () => {
-    await state.commit([{ put: 'a/1', value: '1' }, { put: 'a/2', value: '2' }], []);
+    await state.commit(
+      [
+        { put: 'a/1', value: '1' },
+        { put: 'a/2', value: '2' },
+      ],
+      [],
+    );
     await state.commit([{ del: 'a/1' }, { put: 'b/1', value: '3' }], []);
     await state.close();
     state = await open();
@@ -48,7 +54,10 @@ describe('changes', () => {
   });
 
   test('scan goes either way, from a key on', async () => {
-    await state.commit(['k/1', 'k/2', 'k/3', 'l/1'].map((put) => ({ put, value: 'v' })), []);
+    await state.commit(
+      ['k/1', 'k/2', 'k/3', 'l/1'].map((put) => ({ put, value: 'v' })),
+      [],
+    );
     expect(await keysOf('k/', { after: 'k/1' })).toEqual(['k/2', 'k/3']);
     expect(await keysOf('k/', { reverse: true })).toEqual(['k/3', 'k/2', 'k/1']);
     expect(await keysOf('k/', { reverse: true, after: 'k/3' })).toEqual(['k/2', 'k/1']);
@@ -104,7 +113,10 @@ describe('the journal', () => {
     state = await open(1_000);
     const row = 'x'.repeat(600);
     await state.commit([], [row]);
-    await expect(state.commit([{ put: 'lost', value: '1' }], [row])).rejects.toMatchObject({ code: 'journal_full', retryAfterSeconds: 10 });
+    await expect(state.commit([{ put: 'lost', value: '1' }], [row])).rejects.toMatchObject({
+      code: 'journal_full',
+      retryAfterSeconds: 10,
+    });
     expect(await state.get('lost')).toBeUndefined();
     await state.commit([], [row], 'exempt');
     await state.journal.trim(state.journal.head);

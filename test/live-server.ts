@@ -89,7 +89,9 @@ export class LiveServer {
 
   /** Issues a command and gives it as answered. */
   async issue(deviceId: string, command: Record<string, unknown>, path = ''): Promise<CommandView> {
-    const { status, body } = await this.request<CommandView>('POST', `/v1/devices/${deviceId}/commands${path}`, { body: command });
+    const { status, body } = await this.request<CommandView>('POST', `/v1/devices/${deviceId}/commands${path}`, {
+      body: command,
+    });
     if (status !== 201 && status !== 202) throw new Error(`command: ${status} ${JSON.stringify(body)}`);
     return body;
   }

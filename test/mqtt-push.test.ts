@@ -47,7 +47,13 @@ describe('a connected device', () => {
 
   test('gets what is open when it subscribes, by priority and then in the order of issue', async () => {
     const { id, token } = await newDevice();
-    for (const [name, priority] of [['a', 'normal'], ['b', 'low'], ['c', 'urgent'], ['d', 'normal']]) await server.issue(id, { name, priority });
+    for (const [name, priority] of [
+      ['a', 'normal'],
+      ['b', 'low'],
+      ['c', 'urgent'],
+      ['d', 'normal'],
+    ])
+      await server.issue(id, { name, priority });
     const device = await server.connect(id, token);
     await device.subscribe('commands');
     const names: unknown[] = [];
@@ -60,7 +66,7 @@ describe('a connected device', () => {
     const { id, token } = await newDevice();
     for (let i = 0; i < 12; i += 1) await server.issue(id, { name: `n${i}` });
     const acknowledge: (() => void)[] = [];
-    const device = await server.connect(id, token, { customHandleAcks: undefined } as never);
+    const device = await server.connect(id, token);
     device.client.handleMessage = (_, done) => acknowledge.push(() => done());
     await device.subscribe('commands');
     const inState = async (state: string): Promise<number> =>
@@ -97,7 +103,9 @@ describe('a connected device', () => {
     await server.commandIn(issued.id, 'sent');
     device.vanish();
     await server.commandIn(issued.id, 'queued');
-    const pulled = await server.request<{ commands: { id: string }[] }>('GET', '/v1/device/commands', { credential: device.token });
+    const pulled = await server.request<{ commands: { id: string }[] }>('GET', '/v1/device/commands', {
+      credential: device.token,
+    });
     expect(pulled.body.commands.map(({ id }) => id)).toEqual([issued.id]);
   });
 
@@ -138,9 +146,9 @@ describe('a connected device', () => {
   test('keeps a hundred commands issued at once in order and loses none', async () => {
     const device = await pushDevice();
     const issued = await Promise.all(Array.from({ length: 100 }, (_, i) => server.issue(device.id, { name: 'n', params: i })));
-    const got: unknown[] = [];
-    while (got.length < 100) got.push((await device.next()).body['id']);
-    expect(got).toEqual([...got].toSorted());
+    const got: string[] = [];
+    while (got.length < 100) got.push(String((await device.next()).body['id']));
+    expect(got).toEqual([...got].toSorted((a, b) => (a < b ? -1 : 1)));
     expect(new Set(got)).toEqual(new Set(issued.map(({ id }) => id)));
     await device.end();
   });
@@ -164,17 +172,28 @@ describe('who may connect', () => {
     ['a wrong token', (id: string) => ({ clientId: id, username: id, password: 'dld_wrong' }), 4],
     ['an unknown device', () => ({ clientId: 'nobody', username: 'nobody', password: 'dld_wrong' }), 4],
     ['no password', (id: string) => ({ clientId: id, username: id }), 4],
-    ['another client id than its username', (id: string, token: string) => ({ clientId: 'other', username: id, password: token }), 2],
+    [
+      'another client id than its username',
+      (id: string, token: string) => ({ clientId: 'other', username: id, password: token }),
+      2,
+    ],
     ['an id that is none', (_: string, token: string) => ({ clientId: 'a/b', username: 'a/b', password: token }), 2],
   ])('%s is refused', async (_, credentials, returnCode) => {
     const { id, token } = await newDevice();
-    const connecting = mqtt.connectAsync(`mqtt://127.0.0.1:${server.mqttPort}`, { reconnectPeriod: 0, ...credentials(id, token) });
+    const connecting = mqtt.connectAsync(`mqtt://127.0.0.1:${server.mqttPort}`, {
+      reconnectPeriod: 0,
+      ...credentials(id, token),
+    });
     await expect(connecting).rejects.toMatchObject({ code: returnCode });
   });
 
   test('MQTT over WebSocket on the HTTP port works the same', async () => {
     const { id, token } = await newDevice();
-    const client = await mqtt.connectAsync(`${server.url.replace('http', 'ws')}/mqtt`, { clientId: id, username: id, password: token });
+    const client = await mqtt.connectAsync(`${server.url.replace('http', 'ws')}/mqtt`, {
+      clientId: id,
+      username: id,
+      password: token,
+    });
     const got = new Promise<string>((resolve) => client.on('message', (_topic, payload) => resolve(payload.toString())));
     await client.subscribeAsync(`devices/${id}/commands`, { qos: 1 });
     const issued = await server.issue(id, { name: 'over_websocket' });
@@ -222,13 +241,16 @@ describe('what a device may not do', () => {
     await victim.end();
   });
 
-  test.each(['#', 'devices/+/commands', 'devices/other/commands', '$SYS/#', 'devices/other/#'])('subscribing to %s is refused with 0x80', async (topic) => {
-    const device = await pushDevice();
-    const granted = await device.client.subscribeAsync(topic, { qos: 1 }).catch((error: Error) => error);
-    expect(granted).toBeInstanceOf(Error);
-    expect((await device.next()).body).toMatchObject({ code: 'foreign_topic' });
-    await device.end();
-  });
+  test.each(['#', 'devices/+/commands', 'devices/other/commands', '$SYS/#', 'devices/other/#'])(
+    'subscribing to %s is refused with 0x80',
+    async (topic) => {
+      const device = await pushDevice();
+      const granted = await device.client.subscribeAsync(topic, { qos: 1 }).catch((error: Error) => error);
+      expect(granted).toBeInstanceOf(Error);
+      expect((await device.next()).body).toMatchObject({ code: 'foreign_topic' });
+      await device.end();
+    },
+  );
 
   test('a will on a foreign topic comes to nothing', async () => {
     const victim = await pushDevice();
@@ -290,7 +312,10 @@ describe('bad messages', () => {
     await device.publish(`commands/${issued.id}`, { state: 'succeeded' });
     await device.publish(`commands/${issued.id}`, { state: 'succeeded' });
     await device.publish(`commands/${issued.id}`, { state: 'failed' });
-    expect((await device.next()).body).toMatchObject({ code: 'command_finished', topic: `devices/${device.id}/commands/${issued.id}` });
+    expect((await device.next()).body).toMatchObject({
+      code: 'command_finished',
+      topic: `devices/${device.id}/commands/${issued.id}`,
+    });
     expect((await server.command(issued.id)).state).toBe('succeeded');
     await device.end();
   });
@@ -301,7 +326,10 @@ describe('telemetry', () => {
     const device = await pushDevice();
     await device.publish('telemetry', { ts: Date.now() - 2_000, values: { temperature: 20 } }, 1);
     await device.publish('telemetry', [{ temperature: 21 }, { temperature: 22 }], 2);
-    const { body } = await server.request<{ points: { value: number }[] }>('GET', `/v1/devices/${device.id}/telemetry?metric=temperature`);
+    const { body } = await server.request<{ points: { value: number }[] }>(
+      'GET',
+      `/v1/devices/${device.id}/telemetry?metric=temperature`,
+    );
     expect(body.points.map(({ value }) => value)).toEqual([20, 21, 22]);
     await device.end();
   });

@@ -5,7 +5,9 @@ import { parseTelemetry } from '../devices/telemetry.ts';
 
 describe('telemetry messages', () => {
   test('values alone, values with a time, and arrays of either', () => {
-    expect(parseTelemetry({ temperature: 21.5, ok: true, mode: 'eco' })).toEqual([{ values: { temperature: 21.5, ok: true, mode: 'eco' } }]);
+    expect(parseTelemetry({ temperature: 21.5, ok: true, mode: 'eco' })).toEqual([
+      { values: { temperature: 21.5, ok: true, mode: 'eco' } },
+    ]);
     expect(parseTelemetry([{ ts: 1_700_000_000_000, values: { a: 1 } }, { b: 2 }])).toEqual([
       { ts: 1_700_000_000_000, values: { a: 1 } },
       { values: { b: 2 } },
@@ -32,7 +34,9 @@ describe('telemetry messages', () => {
     ['1,001 readings', Array.from({ length: 1_001 }, () => ({ a: 1 })), '[1000]'],
     ['a fault deep in a batch', [{ a: 1 }, { a: 1 }, { ts: 3, values: { a: [] } }], '[2].values.a'],
   ])('%s is refused with its place', (_, message, place) => {
-    expect(() => parseTelemetry(message)).toThrow(expect.objectContaining({ code: 'invalid_telemetry', message: expect.stringContaining(place) }));
+    expect(() => parseTelemetry(message)).toThrow(
+      expect.objectContaining({ code: 'invalid_telemetry', message: expect.stringContaining(place) }),
+    );
   });
 
   test('what is at a bound is taken', () => {
@@ -61,7 +65,11 @@ describe('JSON', () => {
 
 describe('reports', () => {
   test('carry a state, and what goes with it', () => {
-    expect(parseReport({ state: 'running', progress: 40, message: 'half way' })).toEqual({ state: 'running', progress: 40, message: 'half way' });
+    expect(parseReport({ state: 'running', progress: 40, message: 'half way' })).toEqual({
+      state: 'running',
+      progress: 40,
+      message: 'half way',
+    });
     expect(parseReport({ state: 'succeeded', result: null })).toEqual({ state: 'succeeded', result: null });
   });
 

@@ -109,7 +109,10 @@ describe('forecast', () => {
 
   test('counts from notBefore', () => {
     const later = { ...command, notBefore: at('2026-05-01T12:30:00Z') };
-    expect(forecast(later, device, { reachable: false }, now)).toMatchObject({ expectedAt: at('2026-05-01T13:00:00Z'), wakesBeforeExpiry: 1 });
+    expect(forecast(later, device, { reachable: false }, now)).toMatchObject({
+      expectedAt: at('2026-05-01T13:00:00Z'),
+      wakesBeforeExpiry: 1,
+    });
   });
 
   test('expects it at once where the device is reachable, and says nothing where nothing is known', () => {

@@ -47,12 +47,16 @@ export class DeviceMessages {
   async take(deviceId: string, topic: string, payload: Buffer): Promise<Taken> {
     try {
       const up = parseUpTopic(deviceId, topic);
-      if (up.kind === 'foreign') throw new DownlinkError('foreign_topic', `${deviceId} may publish below devices/${deviceId}/ alone`);
+      if (up.kind === 'foreign')
+        throw new DownlinkError('foreign_topic', `${deviceId} may publish below devices/${deviceId}/ alone`);
       if (up.kind === 'unknown') {
         throw new DownlinkError('unknown_topic', 'a device publishes to its telemetry and commands/{commandId} topics');
       }
       if (payload.length > MESSAGE_BYTES_MAX) {
-        throw new DownlinkError('body_too_large', `a message takes at most ${MESSAGE_BYTES_MAX} bytes, this one has ${payload.length}`);
+        throw new DownlinkError(
+          'body_too_large',
+          `a message takes at most ${MESSAGE_BYTES_MAX} bytes, this one has ${payload.length}`,
+        );
       }
       const device = this.#registry.get(deviceId);
       if (up.kind === 'telemetry') await this.#takeTelemetry(device, payload);

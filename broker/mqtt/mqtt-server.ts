@@ -42,9 +42,7 @@ const REFUSED_CREDENTIAL = 4 as AuthErrorCode;
 type OutgoingPacket = { topic: string; payload: Buffer | string; messageId?: number; clientId?: string };
 
 /** aedes drops messages that overtake each other by this record; commands and errors are never duplicates of one another. */
-const REMEMBERS_NOTHING: object = Object.freeze(
-  new Proxy({}, { get: () => undefined, set: () => true }),
-);
+const REMEMBERS_NOTHING: object = Object.freeze(new Proxy({}, { get: () => undefined, set: () => true }));
 
 export class MqttServer {
   readonly #parts: MqttServerParts;
@@ -238,7 +236,11 @@ export class MqttServer {
   ): void {
     const session = this.#sessions.get(client);
     if (session === undefined || !isDownTopic(session.deviceId, subscription.topic)) {
-      this.#tell(client, subscription.topic, new DownlinkError('foreign_topic', 'a device may subscribe to its own topics alone'));
+      this.#tell(
+        client,
+        subscription.topic,
+        new DownlinkError('foreign_topic', 'a device may subscribe to its own topics alone'),
+      );
       return done(null, null);
     }
     if (subscription.topic === commandsTopic(session.deviceId)) session.wantsCommands = true;

@@ -48,6 +48,14 @@ export class OperatorKeys {
     return this.#keys.size;
   }
 
+  has(id: string): boolean {
+    return this.#keys.has(id);
+  }
+
+  get hasAdmin(): boolean {
+    return this.#admins() > 0;
+  }
+
   /** The key this text is, if it is one. */
   find(secret: string): OperatorKey | undefined {
     const id = this.#idByDigest.get(this.#digests.digest(secret));
@@ -81,8 +89,7 @@ export class OperatorKeys {
   async revoke(id: string): Promise<void> {
     const kept = this.#keys.get(id);
     if (kept === undefined) throw new DownlinkError('unknown_key', `no key has the id ${id}`);
-    const admins = [...this.#keys.values()].filter((key) => key.role === 'admin');
-    if (kept.role === 'admin' && admins.length === 1) {
+    if (kept.role === 'admin' && this.#admins() === 1) {
       throw new DownlinkError('last_admin_key', 'this is the last admin key; make another before you revoke it');
     }
     this.#forget(kept);
@@ -92,6 +99,10 @@ export class OperatorKeys {
       this.#keep(kept);
       throw error;
     }
+  }
+
+  #admins(): number {
+    return [...this.#keys.values()].filter(({ role }) => role === 'admin').length;
   }
 
   async #save(key: OperatorKey, secret: string): Promise<Kept> {

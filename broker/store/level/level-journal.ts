@@ -5,14 +5,13 @@ import type { Journal } from '../state.ts';
  * The journal inside the State's LevelDB: one record a group commit, under `journal/{sequence}/{bytes}/{writtenAt}`, so that a scan of keys
  * tells what is there. Writing is the State's: it puts records and trims into its own batches, and keeps the count beside them.
  */
-export type Database = ClassicLevel<string, string>;
-export type Operation =
-  | { type: 'put'; key: string; value: string }
-  | { type: 'del'; key: string };
+export type Database = ClassicLevel;
+export type Operation = { type: 'put'; key: string; value: string } | { type: 'del'; key: string };
 
 const PREFIX = 'journal/';
 const COUNT_KEY = 'journal-count';
 const SEQUENCE_DIGITS = 16;
+const RECORDS_A_READ = 64;
 
 export class LevelJournal implements Journal {
   readonly #db: Database;
@@ -60,17 +59,29 @@ export class LevelJournal implements Journal {
     const chunks: Buffer[] = [];
     let through = 0;
     let bytes = 0;
-    for await (const [key, value] of this.#db.iterator<string, Buffer>({
+    const records = this.#db.iterator<string, Buffer>({
       gt: keyAfter(Math.max(sequence, this.#tail)),
       lt: PREFIX_END,
       valueEncoding: 'buffer',
-    })) {
-      if (bytes > 0 && bytes + value.length > bytesMax) break;
-      const record = parseKey(key);
-      if (chunks.length === 0) this.#oldestAt = record.writtenAt;
-      chunks.push(value);
-      bytes += value.length;
-      through = record.sequence;
+    });
+    try {
+      while (bytes < bytesMax) {
+        const next = await records.nextv(RECORDS_A_READ);
+        if (next.length === 0) break;
+        for (const [key, value] of next) {
+          if (bytes > 0 && bytes + value.length > bytesMax) {
+            bytes = bytesMax;
+            break;
+          }
+          const record = parseKey(key);
+          if (chunks.length === 0) this.#oldestAt = record.writtenAt;
+          chunks.push(value);
+          bytes += value.length;
+          through = record.sequence;
+        }
+      }
+    } finally {
+      await records.close();
     }
     return chunks.length === 0 ? undefined : { lines: Buffer.concat(chunks), through };
   }
@@ -80,11 +91,7 @@ export class LevelJournal implements Journal {
   }
 
   /** The operations that append `lines` and forget all up to `trimThrough`; `applied` is called once they are durable. */
-  async operations(
-    lines: string,
-    trimThrough: number,
-    now: number,
-  ): Promise<{ operations: Operation[]; applied: () => void }> {
+  async operations(lines: string, trimThrough: number, now: number): Promise<{ operations: Operation[]; applied: () => void }> {
     const operations: Operation[] = [];
     const hasLines = lines.length > 0;
     const added = hasLines ? Buffer.byteLength(lines) : 0;
