@@ -470,6 +470,16 @@ export function historyContract(name: string, harness: HistoryHarness): void {
       expect(await history.command(queued.id)).toEqual(done);
     });
 
+    test('keep the fields that a later row of theirs does not have', async () => {
+      const device = newDevice();
+      const command = commandOf(device, { params: { a: 'b "c"' } });
+      await append(history, commandLine(command));
+      const step = (fields: string): string => `command,device=${device},name=${command.name} ${fields} ${command.historyNs}`;
+      await append(history, step('state="sent"'), step('sent_ms=5i'));
+      expect(await history.command(command.id)).toEqual({ ...command, state: 'sent', sentAt: 5 });
+      expect(await list({ deviceId: device, states: ['sent'] })).toEqual([{ ...command, state: 'sent', sentAt: 5 }]);
+    });
+
     test("lose what the device's late word took back", async () => {
       const device = newDevice();
       const expired = commandOf(device, { state: 'expired', error: 'not delivered in time', supersededBy: newId() });

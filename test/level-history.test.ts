@@ -1,4 +1,6 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync } from 'node:fs';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -59,5 +61,51 @@ describe('embedded: what InfluxDB would not do', () => {
     const history = await LevelHistory.open(join(folder, 'owned'));
     await expect(LevelHistory.open(join(folder, 'owned'))).rejects.toMatchObject({ cause: { code: 'LEVEL_LOCKED' } });
     await history.close();
+  });
+});
+
+/** A small file system, where the machine lets us have one. */
+function smallFileSystem(): string | undefined {
+  const mount = mkdtempSync(join(tmpdir(), 'downlink-small-'));
+  try {
+    execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=32m', 'tmpfs', mount], { stdio: 'ignore' });
+    return mount;
+  } catch {
+    return undefined;
+  }
+}
+
+const small = smallFileSystem();
+
+describe.skipIf(small === undefined)('embedded: a full disk', () => {
+  test('is history_unavailable; with room again all goes on, and nothing that was taken is gone', async () => {
+    if (small === undefined) return;
+    const open = (): Promise<LevelHistory> => LevelHistory.open(join(small, 'history'));
+    let history = await open();
+    const taken: number[] = [];
+    const appendOne = async (x: number): Promise<void> => {
+      await append(history, telemetryLine('a', { x, ballast: 'b'.repeat(1_000) }, String(x)));
+      taken.push(x);
+    };
+    const unavailable = expect.objectContaining({ code: 'history_unavailable' }) as unknown;
+    try {
+      await appendOne(0);
+      const filler = join(small, 'filler');
+      await writeFile(filler, Buffer.alloc(64 * 1024 * 1024)).catch(() => {});
+      let refusal: unknown;
+      for (let x = 1; refusal === undefined; x += 1) await appendOne(x).catch((error: unknown) => (refusal = error));
+      expect(refusal).toEqual(unavailable);
+      await expect(history.check()).rejects.toEqual(unavailable);
+      await rm(filler);
+      await appendOne(taken.length + 100);
+      await history.check();
+      await history.close();
+      history = await open();
+      const points = await history.readings({ deviceId: 'a', metric: 'x', fromNs: 0n, toNs: 2n ** 62n, limit: 100_000 });
+      expect(points.map((point) => point.value)).toEqual(expect.arrayContaining(taken));
+    } finally {
+      await history.close();
+      execFileSync('umount', [small]);
+    }
   });
 });
