@@ -1,5 +1,5 @@
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync } from 'node:fs';
+import { mkdtempSync, rmdirSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -71,15 +71,15 @@ function smallFileSystem(): string | undefined {
     execFileSync('mount', ['-t', 'tmpfs', '-o', 'size=32m', 'tmpfs', mount], { stdio: 'ignore' });
     return mount;
   } catch {
+    rmdirSync(mount);
     return undefined;
   }
 }
 
-const small = smallFileSystem();
-
-describe.skipIf(small === undefined)('embedded: a full disk', () => {
-  test('is history_unavailable; with room again all goes on, and nothing that was taken is gone', async () => {
-    if (small === undefined) return;
+describe('embedded: a full disk', () => {
+  test('is history_unavailable; with room again all goes on, and nothing that was taken is gone', async ({ skip }) => {
+    const small = smallFileSystem();
+    if (small === undefined) return skip('no file system may be mounted here');
     const open = (): Promise<LevelHistory> => LevelHistory.open(join(small, 'history'));
     let history = await open();
     const taken: number[] = [];
@@ -106,6 +106,7 @@ describe.skipIf(small === undefined)('embedded: a full disk', () => {
     } finally {
       await history.close();
       execFileSync('umount', [small]);
+      rmdirSync(small);
     }
   });
 });
