@@ -144,8 +144,7 @@ export class LevelState implements State {
     try {
       const lines = batch.lines.length === 0 ? '' : `${batch.lines.join('\n')}\n`;
       const { operations, applied } = await this.#journal.operations(lines, trimThrough, this.#clock.now());
-      const all = batch.operations.concat(operations);
-      if (all.length > 0) await this.#db.batch(all, { sync: true });
+      await this.#apply([...batch.operations, ...operations]);
       applied();
       batch.resolve();
     } catch (error) {
@@ -157,6 +156,17 @@ export class LevelState implements State {
       if (waiting.isWanted) waiting.reject(this.#failure);
       await this.#reopen();
     }
+  }
+
+  /** Chained, because an array of operations costs several times as much on its way to LevelDB. */
+  async #apply(operations: readonly Operation[]): Promise<void> {
+    if (operations.length === 0) return;
+    const batch = this.#db.batch();
+    for (const operation of operations) {
+      if (operation.type === 'put') batch.put(operation.key, operation.value);
+      else batch.del(operation.key);
+    }
+    await batch.write({ sync: true });
   }
 
   /** After a failed write LevelDB refuses all others until it is opened anew: that is tried until a probe can be written. */
