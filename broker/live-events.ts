@@ -44,7 +44,7 @@ export class LiveEvents {
   /** Tells one run of the server from another. */
   readonly runId: string;
   readonly #clock: Clock;
-  readonly #kept: LiveEvent[] = new Array<LiveEvent>(KEPT_EVENTS_MAX);
+  readonly #kept: (LiveEvent | undefined)[] = new Array<LiveEvent | undefined>(KEPT_EVENTS_MAX);
   readonly #listeners = new Set<(numbered: NumberedEvent) => void>();
   #sequence = 0;
   #lastListenerAt = Number.NEGATIVE_INFINITY;
@@ -59,7 +59,7 @@ export class LiveEvents {
   /** Tells all listeners, and keeps the event. Telemetry that nobody listens to costs nothing and is not kept. */
   publish(event: LiveEvent): void {
     if (event.type === 'telemetry' && !this.#wantsTelemetry()) {
-      this.#telemetryFrom = this.#sequence + 1;
+      this.#leaveGap();
       return;
     }
     this.#sequence += 1;
@@ -84,18 +84,26 @@ export class LiveEvents {
   }
 
   /**
-   * The events after `sequence`, oldest first; undefined when some of them are no longer kept or it was never given out. Gaps in telemetry
+   * The events after `sequence`, oldest first, at most `limit`; undefined when some of them are no longer kept or it was never given out. Gaps in telemetry
    * count only for those who want it.
    */
-  since(sequence: number, wantsTelemetry = true): NumberedEvent[] | undefined {
+  since(sequence: number, wantsTelemetry = true, limit = KEPT_EVENTS_MAX): NumberedEvent[] | undefined {
     if (sequence > this.#sequence || this.#sequence - sequence > KEPT_EVENTS_MAX) return undefined;
     if (wantsTelemetry && sequence < this.#telemetryFrom) return undefined;
     const events: NumberedEvent[] = [];
-    for (let n = sequence + 1; n <= this.#sequence; n += 1) {
+    for (let n = sequence + 1; n <= this.#sequence && events.length < limit; n += 1) {
       const event = this.#kept[n % KEPT_EVENTS_MAX];
       if (event !== undefined) events.push({ sequence: n, event });
     }
     return events;
+  }
+
+  /** A run of telemetry that was not kept takes one number, so that who comes after it has a number that tells. */
+  #leaveGap(): void {
+    if (this.#telemetryFrom === this.#sequence && this.#sequence > 0) return;
+    this.#sequence += 1;
+    this.#kept[this.#sequence % KEPT_EVENTS_MAX] = undefined;
+    this.#telemetryFrom = this.#sequence;
   }
 
   #wantsTelemetry(): boolean {

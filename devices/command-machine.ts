@@ -126,7 +126,11 @@ function report(command: Command, given: Report, transport: Transport, now: numb
     const overtaken = given.state === 'running' && isDevicesWord(command);
     return retried || overtaken ? command : 'command_finished';
   }
-  if (given.state === 'running') return late ? 'command_finished' : run(command, given, transport, now);
+  if (given.state === 'running') {
+    if (late) return 'command_finished';
+    // A sign of work says that the device has it, which is all that is asked for.
+    return command.confirm === 'delivery' ? confirm(command, transport, now) : run(command, given, transport, now);
+  }
   const { error: _, ...had } = deliver(command, transport, now);
   return end(had, given.state, now, {
     ...(given.result !== undefined && { result: given.result }),

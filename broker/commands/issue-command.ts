@@ -54,7 +54,7 @@ export class CommandIssuer {
   readonly #newId: () => string;
   /** Commands on their way to the disk, which count towards the queue's bound. */
   readonly #underWay = new Map<string, number>();
-  readonly #keysUnderWay = new Map<string, { bodyDigest: string; issued: Promise<Command> }>();
+  readonly #keysUnderWay = new Map<string, { bodyDigest: string; issued: Promise<{ command: Command }> }>();
 
   constructor(ledger: CommandLedger, presence: PresenceTracker, state: State, clock: Clock, newId: () => string) {
     this.#ledger = ledger;
@@ -79,10 +79,10 @@ export class CommandIssuer {
     const underWay = this.#keysUnderWay.get(place);
     if (underWay !== undefined) {
       assertSameBody(underWay.bodyDigest, bodyDigest);
-      return { command: await underWay.issued, isRepeat: true };
+      return { command: (await underWay.issued).command, isRepeat: true };
     }
     const issued = this.#issueOnce(device, request, place, bodyDigest);
-    this.#keysUnderWay.set(place, { bodyDigest, issued: issued.then(({ command }) => command) });
+    this.#keysUnderWay.set(place, { bodyDigest, issued });
     try {
       return await issued;
     } finally {

@@ -25,6 +25,11 @@ export class LatestValues {
     }
   }
 
+  /** True once what History had was fetched; the caller of `of` sees to it that History is caught up before. */
+  isComplete(deviceId: string): boolean {
+    return this.#devices.get(deviceId)?.fetched ?? false;
+  }
+
   /** By metric name. Throws `history_unavailable` when earlier readings are needed and cannot be had. */
   async of(deviceId: string): Promise<Map<string, Point>> {
     const known = this.#known(deviceId);

@@ -1,0 +1,51 @@
+import type { FastifyBaseLogger, FastifyInstance, RawServerDefault } from 'fastify';
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
+import type { Logger } from 'pino';
+import type { CommandIssuer } from '../broker/commands/issue-command.ts';
+import type { CommandLedger } from '../broker/commands/command-ledger.ts';
+import type { CommandPull } from '../broker/commands/pull.ts';
+import type { CommandQueries } from '../broker/commands/command-queries.ts';
+import type { Dispatcher } from '../broker/commands/dispatcher.ts';
+import type { LiveEvents } from '../broker/live-events.ts';
+import type { Metrics } from '../broker/metrics.ts';
+import type { DeviceRegistry } from '../broker/registry/device-registry.ts';
+import type { OperatorKeys } from '../broker/registry/operator-keys.ts';
+import type { PresenceTracker } from '../broker/registry/presence-tracker.ts';
+import type { History } from '../broker/store/history.ts';
+import type { Quarantine } from '../broker/store/quarantine.ts';
+import type { Shipper } from '../broker/store/shipper.ts';
+import type { State } from '../broker/store/state.ts';
+import type { Ingest } from '../broker/telemetry/ingest.ts';
+import type { LatestValues } from '../broker/telemetry/latest-values.ts';
+import type { Rejects } from '../broker/telemetry/rejects.ts';
+import type { Clock } from '../devices/clock.ts';
+
+/** What the API stands on. */
+export type ApiParts = {
+  readonly registry: DeviceRegistry;
+  readonly keys: OperatorKeys;
+  readonly presence: PresenceTracker;
+  readonly ledger: CommandLedger;
+  readonly issuer: CommandIssuer;
+  readonly pull: CommandPull;
+  readonly queries: CommandQueries;
+  readonly dispatcher: Dispatcher;
+  readonly ingest: Ingest;
+  readonly latest: LatestValues;
+  readonly rejects: Rejects;
+  readonly quarantine: Quarantine;
+  readonly events: LiveEvents;
+  readonly metrics: Metrics;
+  readonly state: State;
+  readonly history: History;
+  readonly shipper: Shipper;
+  readonly clock: Clock;
+  readonly log: Logger;
+  /** Why the server cannot do its job now, one sentence each; empty when it can. */
+  problems(): Promise<string[]>;
+  readonly version: string;
+};
+
+/** Fastify, with request types taken from the schema beside each route. */
+export type Api = FastifyInstance<RawServerDefault, IncomingMessage, ServerResponse, FastifyBaseLogger, TypeBoxTypeProvider>;

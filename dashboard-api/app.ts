@@ -1,0 +1,113 @@
+import swagger from '@fastify/swagger';
+import swaggerUi from '@fastify/swagger-ui';
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
+import { fastify } from 'fastify';
+import { DownlinkError } from '../devices/downlink-error.ts';
+import type { Api, ApiParts } from './api-parts.ts';
+import { answerClientError } from './client-errors.ts';
+import { commandSchema } from './command-view.ts';
+import { deviceSchema } from './device-view.ts';
+import { BODY_BYTES_MAX, readBodiesAsJson, readBodiesAsOctets } from './json-body.ts';
+import { openapiOptions, problemSchema } from './openapi.ts';
+import { errorHandler, sendProblem, downlinkErrorOf } from './problem.ts';
+import { deviceErrorHandler } from './reject-keeper.ts';
+import { commandsRoutes } from './routes/commands.ts';
+import { deviceCommandsRoutes } from './routes/device-commands.ts';
+import { deviceTelemetryRoutes } from './routes/device-telemetry.ts';
+import { devicesRoutes } from './routes/devices.ts';
+import { keySchema, keysRoutes } from './routes/keys.ts';
+import { refusedRoutes } from './routes/refused.ts';
+import { serverRoutes } from './routes/server.ts';
+import { streamRoutes } from './routes/stream.ts';
+import { telemetryRoutes } from './routes/telemetry.ts';
+import { LiveStreams } from './stream/live-streams.ts';
+import { validatorCompiler } from './validation.ts';
+
+/** The HTTP API, whole: what every request goes through, and the routes by name. It does not listen yet. */
+const REQUEST_MS_MAX = 30_000;
+const HEADERS_MS_MAX = 15_000;
+const KEEP_ALIVE_MS = 72_000;
+const HEADER_BYTES_MAX = 16 * 1024;
+const PARAM_CHARS_MAX = 256;
+const CLOSE_MS_MAX = 5_000;
+const RETRY_SECONDS = 5;
+
+export async function createApp(parts: ApiParts): Promise<Api> {
+  const app: Api = fastify({
+    bodyLimit: BODY_BYTES_MAX,
+    requestTimeout: REQUEST_MS_MAX,
+    keepAliveTimeout: KEEP_ALIVE_MS,
+    http: { headersTimeout: HEADERS_MS_MAX, maxHeaderSize: HEADER_BYTES_MAX },
+    routerOptions: { maxParamLength: PARAM_CHARS_MAX },
+    // A HEAD would lease commands and open streams.
+    exposeHeadRoutes: false,
+    // Ours says so as a problem document.
+    return503OnClosing: false,
+    clientErrorHandler: answerClientError,
+    frameworkErrors: (error, _, reply) => void sendProblem(reply, downlinkErrorOf(error)),
+  }).withTypeProvider<TypeBoxTypeProvider>();
+  app.setValidatorCompiler(validatorCompiler);
+  app.setSerializerCompiler(() => JSON.stringify);
+  app.setErrorHandler(errorHandler(parts.log));
+  app.setNotFoundHandler((request, reply) => {
+    void sendProblem(
+      reply,
+      new DownlinkError('not_found', `there is no ${request.method} ${request.url.split('?', 1)[0]?.slice(0, 200)}`),
+    );
+  });
+  app.decorateRequest('operator', undefined);
+  app.decorateRequest('device', undefined);
+  readBodiesAsJson(app);
+
+  const streams = new LiveStreams(parts.events);
+  parts.metrics.gauge('downlink_live_streams', 'Open live streams', () => streams.size);
+  const stopping = refuseWhileStopping(app, streams);
+
+  for (const schema of [problemSchema, deviceSchema, commandSchema, keySchema]) app.addSchema(schema);
+  await app.register(swagger, openapiOptions(parts.version));
+  await app.register(swaggerUi, {
+    routePrefix: '/docs',
+    staticCSP: true,
+    uiConfig: { deepLinking: true, persistAuthorization: true },
+  });
+  app.addHook('onRoute', refuseUnknownParameters);
+
+  devicesRoutes(app, parts);
+  commandsRoutes(app, parts, stopping);
+  telemetryRoutes(app, parts);
+  refusedRoutes(app, parts);
+  streamRoutes(app, parts, streams);
+  keysRoutes(app, parts, streams);
+  serverRoutes(app, parts);
+  await app.register(async (devices: Api) => {
+    readBodiesAsOctets(devices);
+    devices.setErrorHandler(deviceErrorHandler(parts));
+    deviceTelemetryRoutes(devices, parts);
+    deviceCommandsRoutes(devices, parts);
+  });
+  await app.ready();
+  return app;
+}
+
+/** From `app.close()` on: new requests get 503, streams and waits end, what is under way may finish for a while. */
+function refuseWhileStopping(app: Api, streams: LiveStreams): AbortSignal {
+  const stopping = new AbortController();
+  app.addHook('onRequest', (_, reply, done) => {
+    if (!stopping.signal.aborted) return done();
+    reply.header('connection', 'close');
+    done(new DownlinkError('shutting_down', 'the server is stopping', { retryAfterSeconds: RETRY_SECONDS }));
+  });
+  app.addHook('preClose', (done) => {
+    stopping.abort();
+    streams.close();
+    setTimeout(() => app.server.closeAllConnections(), CLOSE_MS_MAX).unref();
+    done();
+  });
+  return stopping.signal;
+}
+
+/** A route of ours that names no parameters takes none. */
+function refuseUnknownParameters(route: { url: string; schema?: { querystring?: unknown } }): void {
+  if (!route.url.startsWith('/v1/')) return;
+  route.schema = { querystring: { type: 'object', properties: {}, additionalProperties: false }, ...route.schema };
+}

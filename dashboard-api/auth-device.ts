@@ -1,0 +1,36 @@
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { Device } from '../devices/device.ts';
+import { DownlinkError } from '../devices/downlink-error.ts';
+import type { ApiParts } from './api-parts.ts';
+import { identify } from './identify.ts';
+
+/** Lets devices in, by Bearer token or Basic id and token, and remembers which one it is. */
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Set by deviceAuth; undefined where it did not let the request in. */
+    device: Device | undefined;
+  }
+}
+
+/** An `onRequest` hook. Refuses with `unauthorized`, or `forbidden` for an operator's key. */
+export function deviceAuth(parts: Pick<ApiParts, 'keys' | 'registry' | 'metrics'>) {
+  return (request: FastifyRequest, _: FastifyReply, done: (error?: Error) => void): void => {
+    try {
+      const caller = identify(parts, request.headers.authorization);
+      if (!('device' in caller))
+        throw new DownlinkError('forbidden', 'this route is for devices; an operator key does not open it');
+      request.device = caller.device;
+      done();
+    } catch (error) {
+      if (error instanceof DownlinkError) parts.metrics.rejects.inc({ transport: 'http', code: error.code });
+      done(error as Error);
+    }
+  };
+}
+
+/** The device whose request this is, on a route behind deviceAuth. */
+export function deviceOf(request: FastifyRequest): Device {
+  const { device } = request;
+  if (device === undefined) throw new Error('bug: the route has no deviceAuth');
+  return device;
+}

@@ -1,0 +1,113 @@
+import { Type, type Static } from 'typebox';
+import { COMMAND_STATES, PRIORITIES, type Command } from '../devices/command.ts';
+import { deviceIdSchema } from '../devices/device.ts';
+import { forecast, type Forecast } from '../devices/forecast.ts';
+import type { ApiParts } from './api-parts.ts';
+import { timeSchema } from './openapi.ts';
+import { rfc3339 } from './times.ts';
+
+/** A command as the API shows it: what was asked for, how far it has come, and while it waits, when it should arrive. */
+export const forecastSchema = Type.Object(
+  {
+    nextWakeAt: Type.Optional(Type.String({ format: 'date-time', description: "The device's next scheduled wake" })),
+    expectedAt: Type.Optional(
+      Type.String({ format: 'date-time', description: 'When the command should be handed over; absent when nothing is known' }),
+    ),
+    wakesBeforeExpiry: Type.Optional(
+      Type.Integer({ description: 'Scheduled wakes left before it expires, counted up to 1,000' }),
+    ),
+  },
+  { $id: 'Forecast' },
+);
+
+export const commandSchema = Type.Object(
+  {
+    id: Type.String({ description: 'UUIDv7, also the key by which the device knows a repeat' }),
+    deviceId: deviceIdSchema,
+    name: Type.String(),
+    params: Type.Optional(Type.Unknown({ description: 'Any JSON' })),
+    payload: Type.Optional(Type.String({ description: 'Octets as base64, in place of params' })),
+    contentType: Type.Optional(Type.String()),
+    priority: Type.Enum([...PRIORITIES]),
+    key: Type.Optional(Type.String({ description: 'A newer command with the same key takes its place' })),
+    confirm: Type.Enum(['result', 'delivery']),
+    notBefore: Type.Optional(timeSchema),
+    expiresAt: Type.Optional(timeSchema),
+    expiresWakes: Type.Optional(Type.Integer({ description: 'On how many wakes it may be offered' })),
+    wakes: Type.Integer({ description: 'On how many wakes it was offered' }),
+    reportTimeoutSeconds: Type.Integer(),
+    maxAttempts: Type.Integer(),
+    state: Type.Enum([...COMMAND_STATES]),
+    attempts: Type.Integer({ description: 'How often it was handed over' }),
+    transport: Type.Optional(Type.Enum(['mqtt', 'http'])),
+    queuedAt: timeSchema,
+    sentAt: Type.Optional(timeSchema),
+    deliveredAt: Type.Optional(timeSchema),
+    startedAt: Type.Optional(timeSchema),
+    finishedAt: Type.Optional(timeSchema),
+    progress: Type.Optional(Type.Number({ minimum: 0, maximum: 100 })),
+    message: Type.Optional(Type.String({ description: "The device's words" })),
+    result: Type.Optional(Type.Unknown({ description: "The device's result, any JSON" })),
+    error: Type.Optional(Type.String({ description: "Why it ended without the device's word" })),
+    late: Type.Optional(Type.Literal(true, { description: "The device's word came after the command had ended otherwise" })),
+    supersededBy: Type.Optional(Type.String()),
+    forecast: Type.Optional(forecastSchema),
+  },
+  {
+    $id: 'Command',
+    examples: [
+      {
+        id: '019b76da-a800-7000-8000-000000000001',
+        deviceId: 'meter-7',
+        name: 'set_interval',
+        params: { seconds: 900 },
+        priority: 'normal',
+        confirm: 'result',
+        expiresAt: '2026-01-02T00:00:00.000Z',
+        wakes: 0,
+        reportTimeoutSeconds: 300,
+        maxAttempts: 10,
+        state: 'queued',
+        attempts: 0,
+        queuedAt: '2026-01-01T00:00:00.000Z',
+        forecast: { nextWakeAt: '2026-01-01T01:00:00.000Z', expectedAt: '2026-01-01T01:00:00.000Z', wakesBeforeExpiry: 23 },
+      },
+    ],
+  },
+);
+
+export type CommandView = Static<typeof commandSchema>;
+
+const TIMES = ['queuedAt', 'notBefore', 'expiresAt', 'sentAt', 'deliveredAt', 'startedAt', 'finishedAt'] as const;
+
+/** Every field but those that only the broker needs, with times as text. */
+export function commandView(command: Command): CommandView {
+  const { historyNs: _, leaseUntil: __, reportBy: ___, ...shown } = command;
+  const times: Partial<Record<(typeof TIMES)[number], string>> = {};
+  for (const field of TIMES) {
+    const ms = command[field];
+    if (ms !== undefined) times[field] = rfc3339(ms);
+  }
+  return { ...shown, ...times } as CommandView;
+}
+
+/** With its forecast while it is queued or sent. */
+export function commandViewNow(
+  { registry, presence, clock }: Pick<ApiParts, 'registry' | 'presence' | 'clock'>,
+  command: Command,
+): CommandView {
+  const view = commandView(command);
+  const device = registry.find(command.deviceId);
+  if (device === undefined || (command.state !== 'queued' && command.state !== 'sent')) return view;
+  const { sessions, parked, lastContactAt } = presence.contacts(device.id);
+  const isReachable = sessions > 0 || parked > 0;
+  return { ...view, forecast: forecastView(forecast(command, device, { reachable: isReachable, lastContactAt }, clock.now())) };
+}
+
+function forecastView({ nextWakeAt, expectedAt, wakesBeforeExpiry }: Forecast): Static<typeof forecastSchema> {
+  return {
+    ...(nextWakeAt !== undefined && { nextWakeAt: rfc3339(nextWakeAt) }),
+    ...(expectedAt !== undefined && { expectedAt: rfc3339(expectedAt) }),
+    ...(wakesBeforeExpiry !== undefined && { wakesBeforeExpiry }),
+  };
+}

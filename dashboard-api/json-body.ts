@@ -1,0 +1,45 @@
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { DownlinkError } from '../devices/downlink-error.ts';
+import { parseJson } from '../devices/json.ts';
+
+/** How request bodies are read: as strict JSON for operators' routes, as octets where the route decodes them itself. */
+export const BODY_BYTES_MAX = 128 * 1024;
+
+type BodyReader = Pick<FastifyInstance, 'removeAllContentTypeParsers' | 'addContentTypeParser'>;
+
+/** A route without a body in its schema takes none; an empty one counts as none. */
+export function readBodiesAsJson(app: BodyReader): void {
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser<Buffer>('application/json', { parseAs: 'buffer' }, (request, octets, done) => {
+    if (octets.length === 0) return done(null, undefined);
+    if (request.routeOptions.schema?.body === undefined && !request.is404) {
+      return done(new DownlinkError('invalid_request', 'this route takes no body'));
+    }
+    try {
+      done(null, parseJson(octets));
+    } catch (error) {
+      done(error as Error);
+    }
+  });
+}
+
+/** Whatever its type: the route looks at it with `mediaTypeOf`. */
+export function readBodiesAsOctets(app: BodyReader): void {
+  app.removeAllContentTypeParsers();
+  app.addContentTypeParser<Buffer>('*', { parseAs: 'buffer' }, (_, octets, done) => done(null, octets));
+}
+
+/** JSON when nothing is said: small devices often say nothing. */
+export function mediaTypeOf({ headers, mediaType }: FastifyRequest): string {
+  return headers['content-type'] === undefined ? 'application/json' : (mediaType ?? headers['content-type']);
+}
+
+export function octetsOf({ body }: { body: unknown }): Buffer {
+  return Buffer.isBuffer(body) ? body : Buffer.alloc(0);
+}
+
+export function wrongMediaType(given: string, taken: readonly string[]): DownlinkError {
+  return new DownlinkError('unsupported_media_type', `this route does not read ${given.slice(0, 80)}; send ${taken.join(', ')}`, {
+    at: 'Content-Type',
+  });
+}

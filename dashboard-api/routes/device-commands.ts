@@ -1,0 +1,138 @@
+import { Type } from 'typebox';
+import { reportCommand } from '../../broker/commands/report-command.ts';
+import { commandMessage } from '../../devices/command-message.ts';
+import { COMMAND_STATES } from '../../devices/command.ts';
+import { parseJson } from '../../devices/json.ts';
+import { parseReport, REPORT_STATES } from '../../devices/report.ts';
+import type { Api, ApiParts } from '../api-parts.ts';
+import { deviceAuth, deviceOf } from '../auth-device.ts';
+import { BODY_BYTES_MAX, mediaTypeOf, octetsOf, wrongMediaType } from '../json-body.ts';
+import { BY_DEVICE, guardedProblems, noContent, TAGS, timeSchema } from '../openapi.ts';
+import { rfc3339 } from '../times.ts';
+import { bodyDecodedByRoute } from '../validation.ts';
+
+/** Commands by HTTP: a device pulls what is queued for it and reports what came of it. */
+const PULL_DEFAULT = 10;
+const PULL_MAX = 100;
+
+const messageSchema = Type.Object(
+  {
+    id: Type.String(),
+    name: Type.String(),
+    params: Type.Optional(Type.Unknown()),
+    payload: Type.Optional(Type.String({ description: 'Octets as base64, in place of params' })),
+    contentType: Type.Optional(Type.String()),
+    attempt: Type.Integer({ description: '1 the first time it is handed over' }),
+    issuedAt: timeSchema,
+    expiresAt: Type.Optional(timeSchema),
+  },
+  {
+    examples: [
+      {
+        id: '019b76da-a800-7000-8000-000000000001',
+        name: 'set_interval',
+        params: { seconds: 900 },
+        attempt: 1,
+        issuedAt: '2026-01-01T00:00:00.000Z',
+        expiresAt: '2026-01-02T00:00:00.000Z',
+      },
+    ],
+  },
+);
+
+const sleepSchema = Type.Object({
+  untilSeconds: Type.Integer({
+    description: 'How long the device may sleep; 0 when there is more to pull. `Retry-After` says the same',
+  }),
+  wakeAt: timeSchema,
+  reason: Type.Enum(['schedule', 'pending']),
+});
+
+const reportSchema = Type.Object(
+  {
+    state: Type.Enum([...REPORT_STATES]),
+    result: Type.Optional(Type.Unknown({ description: 'Any JSON, at most 16 KiB' })),
+    progress: Type.Optional(Type.Number({ minimum: 0, maximum: 100 })),
+    message: Type.Optional(Type.String({ maxLength: 1_024 })),
+  },
+  { additionalProperties: false, examples: [{ state: 'succeeded', result: { seconds: 900 } }] },
+);
+
+export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
+  const { pull, presence, ledger, metrics } = parts;
+  const onRequest = deviceAuth(parts);
+  const tags = [TAGS.wire];
+  const reports = metrics.messages.labels('http', 'report');
+
+  app.get(
+    '/v1/device/commands',
+    {
+      onRequest,
+      schema: {
+        tags,
+        security: BY_DEVICE,
+        summary: 'Pull commands',
+        description:
+          'Leases what is queued, the most urgent first. Carry each out once (its `id` tells a repeat) and report; what is not reported in time is ' +
+          'handed out again. 204 when there is none, with `Retry-After` from the schedule of the device.',
+        querystring: Type.Object(
+          { limit: Type.Optional(Type.Integer({ minimum: 1, maximum: PULL_MAX, default: PULL_DEFAULT })) },
+          { additionalProperties: false },
+        ),
+        response: {
+          200: Type.Object(
+            { commands: Type.Array(messageSchema), more: Type.Boolean(), sleep: sleepSchema },
+            { description: 'Leased' },
+          ),
+          204: noContent('Nothing is queued; sleep for `Retry-After` seconds'),
+          ...guardedProblems(),
+        },
+      },
+    },
+    (request, reply) => {
+      const { commands, more, sleep } = pull.lease(deviceOf(request), request.query.limit ?? PULL_DEFAULT);
+      reply.header('retry-after', sleep.untilSeconds);
+      if (commands.length === 0) void reply.code(204).send();
+      else void reply.send({ commands: commands.map(commandMessage), more, sleep: { ...sleep, wakeAt: rfc3339(sleep.wakeAt) } });
+    },
+  );
+
+  app.post(
+    '/v1/device/commands/:id',
+    {
+      onRequest,
+      bodyLimit: BODY_BYTES_MAX,
+      validatorCompiler: bodyDecodedByRoute,
+      schema: {
+        tags,
+        security: BY_DEVICE,
+        summary: 'Report what came of a command',
+        description: 'Answers once the new state is on disk, with the state that holds now. The same report again is fine.',
+        params: Type.Object({ id: Type.String({ maxLength: 128 }) }),
+        body: reportSchema,
+        response: {
+          200: Type.Object({ id: Type.String(), state: Type.Enum([...COMMAND_STATES]) }, { description: 'Taken' }),
+          ...guardedProblems(
+            'invalid_json',
+            'invalid_report',
+            'unknown_command',
+            'command_finished',
+            'body_too_large',
+            'unsupported_media_type',
+            'storage_unavailable',
+          ),
+        },
+      },
+    },
+    async (request) => {
+      const device = deviceOf(request);
+      presence.contact(device.id);
+      const mediaType = mediaTypeOf(request);
+      if (mediaType !== 'application/json') throw wrongMediaType(mediaType, ['application/json']);
+      const report = parseReport(parseJson(octetsOf(request)));
+      reports.inc();
+      const { id, state } = await reportCommand(ledger, device.id, request.params.id, report, 'http');
+      return { id, state };
+    },
+  );
+}

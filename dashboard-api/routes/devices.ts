@@ -1,0 +1,263 @@
+import { Type } from 'typebox';
+import { cancelAllOf } from '../../broker/commands/report-command.ts';
+import {
+  deviceIdSchema,
+  deviceLimitsSchema,
+  labelsSchema,
+  wakeScheduleSchema,
+  type Device,
+  type WakeSchedule,
+} from '../../devices/device.ts';
+import { DownlinkError } from '../../devices/downlink-error.ts';
+import { PRESENCE_STATES } from '../../devices/presence.ts';
+import type { Api, ApiParts } from '../api-parts.ts';
+import { operatorAuth } from '../auth-operator.ts';
+import { cursorOf, PAGE_DEFAULT, PAGE_MAX, placeOf } from '../cursor.ts';
+import { deviceSchema, deviceView } from '../device-view.ts';
+import {
+  BY_OPERATOR,
+  cursorField,
+  cursorParameter,
+  guardedProblems,
+  limitParameter,
+  noContent,
+  refTo,
+  TAGS,
+} from '../openapi.ts';
+
+/** Operators' routes for devices: register, list, show, change, delete, rotate the token. */
+const nameSchema = Type.String({ minLength: 1, maxLength: 200, description: 'For people' });
+const graceSchema = Type.Integer({
+  minimum: 0,
+  maximum: 86_400,
+  description: 'How late a wake may be before it counts as missed; 60 when absent',
+});
+
+const newDeviceSchema = Type.Object(
+  {
+    id: deviceIdSchema,
+    name: Type.Optional(nameSchema),
+    labels: Type.Optional(labelsSchema),
+    wake: Type.Optional(wakeScheduleSchema),
+    graceSeconds: Type.Optional(graceSchema),
+    limits: Type.Optional(deviceLimitsSchema),
+  },
+  {
+    additionalProperties: false,
+    examples: [{ id: 'meter-7', labels: { site: 'north' }, wake: { cron: '0 * * * *', timezone: 'Europe/Berlin' } }],
+  },
+);
+
+const changeSchema = Type.Object(
+  {
+    name: Type.Optional(
+      Type.Unsafe<string | null>({ ...nameSchema, type: ['string', 'null'], description: 'null takes it away' }),
+    ),
+    labels: Type.Optional(labelsSchema),
+    wake: Type.Optional(
+      Type.Unsafe<WakeSchedule | null>({
+        anyOf: [...wakeScheduleSchema.anyOf, { type: 'null' }],
+        description: '{cron, timezone?}, {everySeconds}, or null to take it away',
+      }),
+    ),
+    graceSeconds: Type.Optional(graceSchema),
+    limits: Type.Optional(deviceLimitsSchema),
+  },
+  { additionalProperties: false, minProperties: 1, examples: [{ labels: { site: 'south' }, wake: null }] },
+);
+
+const withToken = (description: string) =>
+  Type.Object(
+    {
+      device: refTo(deviceSchema),
+      token: Type.String({ description: 'Shown this once; what is kept is its digest', examples: ['dld_…'] }),
+    },
+    { description },
+  );
+
+const byId = Type.Object({ id: deviceIdSchema });
+
+/** Devices looked at for one page: a filter by presence works each one's out. */
+const SCANNED_MAX = 5_000;
+
+export function devicesRoutes(app: Api, parts: ApiParts): void {
+  const { registry, ledger, presence } = parts;
+  const tags = [TAGS.devices];
+
+  app.post(
+    '/v1/devices',
+    {
+      onRequest: operatorAuth(parts, 'admin'),
+      schema: {
+        tags,
+        security: BY_OPERATOR,
+        summary: 'Register a device',
+        description: 'Role: admin. Answers with the token, which is shown only this once.',
+        body: newDeviceSchema,
+        response: { 201: withToken('Registered'), ...guardedProblems('device_exists', 'storage_unavailable') },
+      },
+    },
+    async (request, reply) => {
+      const { device, token } = await registry.create(request.body);
+      reply.code(201).header('location', `/v1/devices/${device.id}`).header('cache-control', 'no-store');
+      return { device: deviceView(parts, device), token };
+    },
+  );
+
+  app.get(
+    '/v1/devices',
+    {
+      onRequest: operatorAuth(parts, 'viewer'),
+      schema: {
+        tags,
+        security: BY_OPERATOR,
+        summary: 'List devices by id',
+        description: 'Role: viewer. A page filtered by presence may hold fewer than `limit` and still have a cursor.',
+        querystring: Type.Object(
+          {
+            label: Type.Optional(
+              Type.Array(Type.String({ maxLength: 320 }), {
+                maxItems: 32,
+                description: '`name:value`; repeated, all must match',
+              }),
+            ),
+            presence: Type.Optional(Type.Array(Type.Enum([...PRESENCE_STATES]), { description: 'Repeated, any may match' })),
+            limit: limitParameter(PAGE_MAX, PAGE_DEFAULT),
+            cursor: cursorParameter,
+          },
+          { additionalProperties: false },
+        ),
+        response: {
+          200: Type.Object({ devices: Type.Array(refTo(deviceSchema)), cursor: cursorField }, { description: 'A page' }),
+          ...guardedProblems('invalid_cursor'),
+        },
+      },
+    },
+    (request) => {
+      const { label = [], limit = PAGE_DEFAULT, presence: states, cursor } = request.query;
+      const after = placeOf('devices', cursor, /^[A-Za-z0-9._-]{1,64}$/);
+      const { devices, next } = page(parts, { labels: labelsOf(label), states, limit, after });
+      return {
+        devices: devices.map((device) => deviceView(parts, device)),
+        ...(next !== undefined && { cursor: cursorOf('devices', next) }),
+      };
+    },
+  );
+
+  app.get(
+    '/v1/devices/:id',
+    {
+      onRequest: operatorAuth(parts, 'viewer'),
+      schema: {
+        tags,
+        security: BY_OPERATOR,
+        summary: 'Show a device',
+        description: 'Role: viewer. With its presence and the number of its open commands.',
+        params: byId,
+        response: { 200: refTo(deviceSchema, 'The device'), ...guardedProblems('unknown_device') },
+      },
+    },
+    (request) => deviceView(parts, registry.get(request.params.id)),
+  );
+
+  app.patch(
+    '/v1/devices/:id',
+    {
+      onRequest: operatorAuth(parts, 'admin'),
+      schema: {
+        tags,
+        security: BY_OPERATOR,
+        summary: 'Change a device',
+        description:
+          'Role: admin. What is left out stays; `labels` and `limits` are replaced whole; null takes `name` or `wake` away.',
+        params: byId,
+        body: changeSchema,
+        response: { 200: refTo(deviceSchema, 'The device'), ...guardedProblems('unknown_device', 'storage_unavailable') },
+      },
+    },
+    async (request) => {
+      const device = await registry.change(request.params.id, request.body);
+      presence.refresh(device.id);
+      return deviceView(parts, device);
+    },
+  );
+
+  app.delete(
+    '/v1/devices/:id',
+    {
+      onRequest: operatorAuth(parts, 'admin'),
+      schema: {
+        tags,
+        security: BY_OPERATOR,
+        summary: 'Delete a device',
+        description: 'Role: admin. Cancels its open commands and cuts its connection. Its readings and commands stay in History.',
+        params: byId,
+        response: {
+          204: noContent('Deleted'),
+          ...guardedProblems('unknown_device', 'storage_unavailable'),
+        },
+      },
+    },
+    async (request, reply) => {
+      const { id } = registry.get(request.params.id);
+      await cancelAllOf(ledger, id);
+      await registry.delete(id);
+      // One may have been issued while the others were being cancelled.
+      await cancelAllOf(ledger, id);
+      await Promise.all([presence.forget(id), parts.rejects.forget(id)]);
+      parts.latest.forget(id);
+      parts.ingest.forget(id);
+      return reply.code(204).send();
+    },
+  );
+
+  app.post(
+    '/v1/devices/:id/token',
+    {
+      onRequest: operatorAuth(parts, 'admin'),
+      schema: {
+        tags,
+        security: BY_OPERATOR,
+        summary: "Rotate a device's token",
+        description: 'Role: admin. The old token is refused from now on, and a connection that used it is cut.',
+        params: byId,
+        response: { 200: withToken('The new token'), ...guardedProblems('unknown_device', 'storage_unavailable') },
+      },
+    },
+    async (request, reply) => {
+      const { device, token } = await registry.rotateToken(request.params.id);
+      reply.header('cache-control', 'no-store');
+      return { device: deviceView(parts, device), token };
+    },
+  );
+}
+
+function page(
+  { registry, presence }: ApiParts,
+  asked: { labels: Record<string, string>; states: readonly string[] | undefined; limit: number; after: string | undefined },
+): { devices: Device[]; next: string | undefined } {
+  const { labels, limit, states } = asked;
+  if (states === undefined) {
+    const found = registry.list({ limit: limit + 1, after: asked.after, labels });
+    const devices = found.slice(0, limit);
+    return { devices, next: found.length > limit ? devices.at(-1)?.id : undefined };
+  }
+  const wanted = new Set<string>(states);
+  const scanned = registry.list({ limit: SCANNED_MAX + 1, after: asked.after, labels });
+  const devices: Device[] = [];
+  for (const [i, device] of scanned.entries()) {
+    if (devices.length === limit || i === SCANNED_MAX) return { devices, next: scanned[i - 1]?.id };
+    if (wanted.has(presence.presence(device.id).state)) devices.push(device);
+  }
+  return { devices, next: undefined };
+}
+
+function labelsOf(given: readonly string[]): Record<string, string> {
+  const labels = given.map((text) => {
+    const colon = text.indexOf(':');
+    if (colon < 1)
+      throw new DownlinkError('invalid_request', 'query.label is name:value, such as site:north', { at: 'query.label' });
+    return [text.slice(0, colon), text.slice(colon + 1)] as const;
+  });
+  return Object.fromEntries(labels);
+}

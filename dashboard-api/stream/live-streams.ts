@@ -1,0 +1,83 @@
+import type { ServerResponse } from 'node:http';
+import type { LiveEvents, NumberedEvent } from '../../broker/live-events.ts';
+import { DownlinkError } from '../../devices/downlink-error.ts';
+import { LiveStream, type StreamFilter } from './live-stream.ts';
+import { eventText } from './stream-text.ts';
+
+/** All open streams: one subscription and one timer for them together, both gone while there is none. */
+export const STREAMS_MAX = 1_000;
+const BEAT_MS = 15_000;
+const RETRY_SECONDS = 30;
+
+export class LiveStreams {
+  readonly #events: LiveEvents;
+  readonly #streams = new Set<LiveStream>();
+  #stop: (() => void) | undefined;
+  /** The event written last as text: streams mostly write the same one. */
+  #last: { sequence: number; text: string } = { sequence: -1, text: '' };
+
+  constructor(events: LiveEvents) {
+    this.#events = events;
+  }
+
+  get size(): number {
+    return this.#streams.size;
+  }
+
+  /** Throws `too_many_streams`. Call it before `open`, while the request can still be refused. */
+  assertRoom(): void {
+    if (this.#streams.size < STREAMS_MAX) return;
+    throw new DownlinkError('too_many_streams', `${STREAMS_MAX} live streams are open, as many as the server allows`, {
+      retryAfterSeconds: RETRY_SECONDS,
+    });
+  }
+
+  open(response: ServerResponse, options: { keyId: string; filter: StreamFilter; lastEventId: string | undefined }): void {
+    const { keyId, filter, lastEventId } = options;
+    const stream = new LiveStream(response, {
+      keyId,
+      events: this.#events,
+      filter,
+      textOf: (numbered) => this.#textOf(numbered),
+    });
+    this.#streams.add(stream);
+    this.#start();
+    response.once('close', () => {
+      stream.close('closed');
+      this.#streams.delete(stream);
+      if (this.#streams.size === 0) this.#stop?.();
+    });
+    response.on('error', () => response.destroy());
+    stream.open(lastEventId);
+  }
+
+  /** Ends the streams of a key that was revoked. */
+  cut(keyId: string): void {
+    for (const stream of this.#streams) if (stream.keyId === keyId) stream.close('the key was revoked');
+  }
+
+  close(): void {
+    for (const stream of this.#streams) stream.close('the server is stopping');
+  }
+
+  #start(): void {
+    if (this.#stop !== undefined) return;
+    const unsubscribe = this.#events.subscribe((numbered) => {
+      for (const stream of this.#streams) stream.take(numbered);
+    });
+    const timer = setInterval(() => {
+      for (const stream of this.#streams) stream.beat();
+    }, BEAT_MS).unref();
+    this.#stop = () => {
+      this.#stop = undefined;
+      unsubscribe();
+      clearInterval(timer);
+    };
+  }
+
+  #textOf(numbered: NumberedEvent): string {
+    const { sequence, event } = numbered;
+    if (this.#last.sequence !== sequence) this.#last = { sequence, text: eventText(`${this.#events.runId}-${sequence}`, event) };
+    return this.#last.text;
+  }
+}
