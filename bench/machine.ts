@@ -1,5 +1,5 @@
 import { closeSync, fsyncSync, mkdirSync, openSync, readFileSync, rmSync, writeSync } from 'node:fs';
-import { arch, availableParallelism, cpus, release, type } from 'node:os';
+import { arch, availableParallelism, cpus, loadavg, release, type } from 'node:os';
 import { join } from 'node:path';
 import { pinning } from './pinning.ts';
 import { median } from './statistics.ts';
@@ -14,6 +14,8 @@ export type Machine = {
   readonly versions: Readonly<Record<string, string>>;
   /** Median time to make 4 KiB durable where the data folder is, milliseconds. */
   readonly fsyncMs: number;
+  /** Of the minute before the first run: what else the machine was doing. */
+  readonly loadAverage: number;
   readonly at: string;
 };
 
@@ -33,6 +35,7 @@ export function describeMachine(): Machine {
     node: process.versions.node,
     versions,
     fsyncMs: measureFsync(),
+    loadAverage: loadavg()[0] ?? 0,
     at: new Date().toISOString(),
   };
 }

@@ -54,7 +54,7 @@ function heading(machine: Machine, runs: number): string[] {
   const others = Object.entries(libraries).map(([name, version]) => `${name} ${version}`);
   return [
     `Downlink ${downlink}, Node.js ${machine.node}, ${others.join(', ')}`,
-    `${machine.cpu}, ${machine.cores} cores, ${machine.system}, fsync of 4 KiB ${machine.fsyncMs.toFixed(2)} ms`,
+    `${machine.cpu}, ${machine.cores} cores, ${machine.system}, fsync of 4 KiB ${machine.fsyncMs.toFixed(2)} ms, load ${machine.loadAverage.toFixed(1)}`,
     `${machine.pinned ? 'servers on one core, load on another' : 'nothing pinned to a core'}; ` +
       (runs === 1 ? 'one run' : `median of ${runs} runs, Downlink and peer in turn`),
   ];
