@@ -31,6 +31,8 @@ const HEADER_BYTES_MAX = 16 * 1024;
 const PARAM_CHARS_MAX = 256;
 const CLOSE_MS_MAX = 5_000;
 const RETRY_SECONDS = 5;
+/** All that the pages need comes from this server. */
+const DOCS_CSP = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'self'; frame-ancestors 'self'";
 
 export async function createApp(parts: ApiParts): Promise<Api> {
   const app: Api = fastify({
@@ -67,7 +69,8 @@ export async function createApp(parts: ApiParts): Promise<Api> {
   await app.register(swagger, openapiOptions(parts.version));
   await app.register(swaggerUi, {
     routePrefix: '/docs',
-    staticCSP: true,
+    theme: { title: 'Downlink API' },
+    staticCSP: DOCS_CSP,
     uiConfig: { deepLinking: true, persistAuthorization: true },
   });
   app.addHook('onRoute', refuseUnknownParameters);

@@ -110,6 +110,9 @@ export function problems(...codes: readonly ErrorCode[]): Record<string, object>
   return byStatus;
 }
 
+/** What a body may be refused for before its fields are looked at. */
+export const JSON_BODY_PROBLEMS = ['invalid_json', 'body_too_large', 'unsupported_media_type'] as const;
+
 /** As `problems`, for routes behind a key or token. */
 export function guardedProblems(...codes: readonly ErrorCode[]): Record<string, object> {
   return problems('invalid_request', 'unauthorized', 'forbidden', ...codes);

@@ -15,6 +15,7 @@ import {
   cursorField,
   cursorParameter,
   guardedProblems,
+  JSON_BODY_PROBLEMS,
   limitParameter,
   refTo,
   TAGS,
@@ -106,6 +107,7 @@ export function commandsRoutes(app: Api, parts: ApiParts, stopping: AbortSignal)
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'issueCommand',
         summary: 'Issue a command',
         description:
           'Role: operator. Answers once the command is on disk. With an `Idempotency-Key`, the same request again within a day gives the same ' +
@@ -126,6 +128,7 @@ export function commandsRoutes(app: Api, parts: ApiParts, stopping: AbortSignal)
           201: refTo(commandSchema, 'Issued; with `wait`, ended'),
           202: refTo(commandSchema, 'Issued, and still open after `wait`'),
           ...guardedProblems(
+            ...JSON_BODY_PROBLEMS,
             'unknown_device',
             'idempotency_conflict',
             'expires_before_next_wake',
@@ -160,6 +163,7 @@ export function commandsRoutes(app: Api, parts: ApiParts, stopping: AbortSignal)
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'listCommands',
         summary: "List a device's commands, newest first",
         description:
           'Role: viewer. `partial` says that History could not be asked, so that commands which ended over a week ago are missing.',
@@ -209,6 +213,7 @@ export function commandsRoutes(app: Api, parts: ApiParts, stopping: AbortSignal)
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'showCommand',
         summary: 'Show a command',
         description: 'Role: viewer. Also one of a device that was deleted.',
         params: byId,
@@ -225,6 +230,7 @@ export function commandsRoutes(app: Api, parts: ApiParts, stopping: AbortSignal)
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'cancelCommand',
         summary: 'Cancel a command',
         description:
           'Role: operator. What the device already has is only cancelled with `force`; the device is not told. Cancelling twice is fine.',

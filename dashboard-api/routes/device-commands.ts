@@ -71,6 +71,7 @@ export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
       schema: {
         tags,
         security: BY_DEVICE,
+        operationId: 'pullCommands',
         summary: 'Pull commands',
         description:
           'Leases what is queued, the most urgent first. Carry each out once (its `id` tells a repeat) and report; what is not reported in time is ' +
@@ -106,6 +107,7 @@ export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
       schema: {
         tags,
         security: BY_DEVICE,
+        operationId: 'reportCommand',
         summary: 'Report what came of a command',
         description: 'Answers once the new state is on disk, with the state that holds now. The same report again is fine.',
         params: Type.Object({ id: Type.String({ maxLength: 128 }) }),

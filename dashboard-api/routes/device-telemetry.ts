@@ -45,6 +45,7 @@ export function deviceTelemetryRoutes(app: Api, parts: ApiParts): void {
       schema: {
         tags: [TAGS.wire],
         security: BY_DEVICE,
+        operationId: 'sendTelemetry',
         summary: 'Send telemetry',
         description:
           'At most 1,000 readings and 256 KiB. Answers once all of it is on disk; of a message at fault nothing is stored, and `at` names the place. ' +

@@ -19,6 +19,7 @@ import {
   cursorField,
   cursorParameter,
   guardedProblems,
+  JSON_BODY_PROBLEMS,
   limitParameter,
   noContent,
   refTo,
@@ -91,10 +92,14 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'registerDevice',
         summary: 'Register a device',
         description: 'Role: admin. Answers with the token, which is shown only this once.',
         body: newDeviceSchema,
-        response: { 201: withToken('Registered'), ...guardedProblems('device_exists', 'storage_unavailable') },
+        response: {
+          201: withToken('Registered'),
+          ...guardedProblems(...JSON_BODY_PROBLEMS, 'device_exists', 'storage_unavailable'),
+        },
       },
     },
     async (request, reply) => {
@@ -111,6 +116,7 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'listDevices',
         summary: 'List devices by id',
         description: 'Role: viewer. A page filtered by presence may hold fewer than `limit` and still have a cursor.',
         querystring: Type.Object(
@@ -151,6 +157,7 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'showDevice',
         summary: 'Show a device',
         description: 'Role: viewer. With its presence and the number of its open commands.',
         params: byId,
@@ -167,12 +174,16 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'changeDevice',
         summary: 'Change a device',
         description:
           'Role: admin. What is left out stays; `labels` and `limits` are replaced whole; null takes `name` or `wake` away.',
         params: byId,
         body: changeSchema,
-        response: { 200: refTo(deviceSchema, 'The device'), ...guardedProblems('unknown_device', 'storage_unavailable') },
+        response: {
+          200: refTo(deviceSchema, 'The device'),
+          ...guardedProblems(...JSON_BODY_PROBLEMS, 'unknown_device', 'storage_unavailable'),
+        },
       },
     },
     async (request) => {
@@ -189,6 +200,7 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'deleteDevice',
         summary: 'Delete a device',
         description: 'Role: admin. Cancels its open commands and cuts its connection. Its readings and commands stay in History.',
         params: byId,
@@ -218,6 +230,7 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'rotateToken',
         summary: "Rotate a device's token",
         description: 'Role: admin. The old token is refused from now on, and a connection that used it is cut.',
         params: byId,

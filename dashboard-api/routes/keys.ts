@@ -8,6 +8,7 @@ import {
   cursorField,
   cursorParameter,
   guardedProblems,
+  JSON_BODY_PROBLEMS,
   limitParameter,
   noContent,
   refTo,
@@ -39,6 +40,7 @@ export function keysRoutes(app: Api, parts: ApiParts, streams: LiveStreams): voi
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'makeKey',
         summary: 'Make a key',
         description: 'Role: admin. The secret is shown only this once.',
         body: Type.Object(
@@ -47,7 +49,7 @@ export function keysRoutes(app: Api, parts: ApiParts, streams: LiveStreams): voi
         ),
         response: {
           201: Type.Object({ key: refTo(keySchema), secret: Type.String({ examples: ['dlk_…'] }) }, { description: 'Made' }),
-          ...guardedProblems('storage_unavailable'),
+          ...guardedProblems(...JSON_BODY_PROBLEMS, 'storage_unavailable'),
         },
       },
     },
@@ -65,6 +67,7 @@ export function keysRoutes(app: Api, parts: ApiParts, streams: LiveStreams): voi
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'listKeys',
         summary: 'List keys',
         description: 'Role: admin.',
         querystring: Type.Object(
@@ -96,6 +99,7 @@ export function keysRoutes(app: Api, parts: ApiParts, streams: LiveStreams): voi
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'revokeKey',
         summary: 'Revoke a key',
         description: 'Role: admin. It is refused from now on, and live streams opened with it end.',
         params: Type.Object({ id: Type.String({ maxLength: 64 }) }),

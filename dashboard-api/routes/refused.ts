@@ -36,6 +36,7 @@ export function refusedRoutes(app: Api, parts: ApiParts): void {
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'listRejects',
         summary: 'What a device sent that was refused, and why',
         description: 'Role: viewer. The last hundred, newest first.',
         params: Type.Object({ id: deviceIdSchema }),
@@ -59,6 +60,7 @@ export function refusedRoutes(app: Api, parts: ApiParts): void {
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'listQuarantine',
         summary: 'Rows that History refused by themselves',
         description:
           'Role: viewer. The newest ten thousand are kept, newest first. Such as text in a field that InfluxDB knows as a number.',

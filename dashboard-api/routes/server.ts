@@ -15,6 +15,7 @@ export function serverRoutes(app: Api, parts: ApiParts): void {
       exposeHeadRoute: true,
       schema: {
         tags,
+        operationId: 'health',
         summary: 'The process is up',
         description: 'No key needed. Says nothing of what the server needs to do its job; that is `/readyz`.',
         response: {
@@ -36,6 +37,7 @@ export function serverRoutes(app: Api, parts: ApiParts): void {
       exposeHeadRoute: true,
       schema: {
         tags,
+        operationId: 'readiness',
         summary: 'The server can do its job',
         description: 'No key needed.',
         response: {
@@ -56,6 +58,7 @@ export function serverRoutes(app: Api, parts: ApiParts): void {
     {
       schema: {
         tags,
+        operationId: 'metrics',
         summary: 'Metrics for Prometheus',
         description: 'No key needed: counts and durations only, with no device or key named.',
         response: {

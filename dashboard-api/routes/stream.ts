@@ -18,6 +18,7 @@ export function streamRoutes(app: Api, parts: ApiParts, streams: LiveStreams): v
       schema: {
         tags: [TAGS.stream],
         security: BY_OPERATOR,
+        operationId: 'followStream',
         summary: 'What happens, as it happens',
         description: [
           'Role: viewer. Server-sent events, with a comment every 15 s:',

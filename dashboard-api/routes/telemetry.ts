@@ -65,6 +65,7 @@ export function telemetryRoutes(app: Api, parts: ApiParts): void {
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'readTelemetry',
         summary: 'Readings of one metric, oldest first',
         description:
           'Role: viewer. Raw readings; with `window` and `fn` aggregates of each window that holds a reading; with `fn` alone one point over ' +
@@ -137,6 +138,7 @@ export function telemetryRoutes(app: Api, parts: ApiParts): void {
       schema: {
         tags,
         security: BY_OPERATOR,
+        operationId: 'latestTelemetry',
         summary: 'The newest reading of each metric',
         description: 'Role: viewer.',
         params: byDevice,
