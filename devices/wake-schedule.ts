@@ -16,6 +16,8 @@ type Parsed = { readonly cron: Cron; readonly stretches: Stretch[] };
 const PARSED_MAX = 10_000;
 const STRETCHES_MAX = 100_000;
 const parsed = new Map<string, Parsed>();
+/** The same by the schedule itself: a device's is one object for as long as it does not change. */
+let parsedOf = new WeakMap<object, Parsed>();
 let stretchesKept = 0;
 
 /** Throws `invalid_request` when the expression or the zone is not one, or names no time that ever comes. */
@@ -103,15 +105,19 @@ function firstEndingAfter(stretches: readonly Stretch[], after: number): number 
 }
 
 function parse(schedule: { cron: string; timezone?: string }): Parsed {
+  const known = parsedOf.get(schedule);
+  if (known !== undefined) return known;
   const key = `${schedule.timezone ?? 'UTC'} ${schedule.cron}`;
   let found = parsed.get(key);
   if (found === undefined) {
     found = { cron: new Cron(schedule.cron, { timezone: schedule.timezone ?? 'UTC', paused: true }), stretches: [] };
     if (parsed.size >= PARSED_MAX) {
       parsed.clear();
+      parsedOf = new WeakMap();
       stretchesKept = 0;
     }
     parsed.set(key, found);
   }
+  parsedOf.set(schedule, found);
   return found;
 }
