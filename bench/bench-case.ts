@@ -33,4 +33,6 @@ export type Load = {
   readonly pairs: number;
   /** Commands pushed, one after the other. */
   readonly pushes: number;
+  /** From the start of one push to that of the next, if it has arrived by then. */
+  readonly pushEveryMs: number;
 };

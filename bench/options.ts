@@ -15,14 +15,16 @@ export const HELP = `Usage: npm run bench -- [options]
 Measures Downlink beside a peer that keeps nothing, both on one core, the load on another.
 
   --runs N       how often each is measured; the median counts (5)
-  --seconds N    how long a throughput is measured, after a second to warm up (3)
+  --seconds N    how long each is measured, after a time to warm up (3)
   --only A,B     of readings, poll, pull, push (all)
   --quick        one short run of everything: to see that it works, not how fast
   --json         the same as JSON
   --help         this text
 `;
 
-const QUICK: Load = { connections: 4, outstanding: 4, warmUpMs: 50, measureMs: 200, pairs: 5, pushes: 20 };
+/** Slow enough that a push meets an idle server, as it mostly does. */
+const PUSHES_PER_S = 200;
+const QUICK: Load = { connections: 4, outstanding: 4, warmUpMs: 50, measureMs: 200, pairs: 5, pushes: 20, pushEveryMs: 0 };
 
 export function parseOptions(args: readonly string[], caseIds: readonly string[]): Options | 'help' {
   const values = parse(args);
@@ -38,7 +40,8 @@ export function parseOptions(args: readonly string[], caseIds: readonly string[]
     warmUpMs: 1_000,
     measureMs: seconds * 1_000,
     pairs: 150,
-    pushes: 1_000,
+    pushes: Math.ceil(seconds * PUSHES_PER_S),
+    pushEveryMs: 1_000 / PUSHES_PER_S,
   };
   return { runs, only, json: values.json ?? false, load: values.quick ? QUICK : load };
 }

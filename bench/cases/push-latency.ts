@@ -1,10 +1,11 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import type { BenchCase } from '../bench-case.ts';
 import { HttpConnection } from '../load/http-connection.ts';
 import { openMqtt, subscribe } from '../load/mqtt-connection.ts';
 import { commandsTopic } from '../../devices/topics.ts';
 import { percentile } from '../statistics.ts';
 
-/** From an operator's POST to the command's arrival at a connected device, one at a time. Downlink's is on disk before it goes out. */
+/** From an operator's POST to the command's arrival at a connected device, one at a time at an even pace. Downlink's is on disk before it goes out. */
 const DEVICES_MAX = 20;
 const WARM_UP_SHARE = 0.2;
 
@@ -45,6 +46,8 @@ export const pushLatency: BenchCase = {
       );
       const [arrivedAt] = await Promise.all([arrival, answer]);
       if (n >= warmUp) latencies.push(arrivedAt - issuedAt);
+      const leftMs = issuedAt + load.pushEveryMs - performance.now();
+      if (leftMs > 0) await delay(leftMs);
     }
     operator.close();
     for (const socket of sockets) socket.destroy();
