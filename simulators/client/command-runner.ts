@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { MESSAGE_CHARS_MAX, RESULT_BYTES_MAX } from '../../devices/command.ts';
 import type { JsonValue } from '../../devices/json.ts';
 import type { Report } from '../../devices/report.ts';
@@ -28,6 +29,8 @@ export class CommandRunner {
     this.#executed = executed;
     this.#report = report;
     this.#runningAfterMs = options.runningAfterMs;
+    // Every command that is being carried out may listen.
+    setMaxListeners(RUNNING_MAX, this.#stopped.signal);
   }
 
   handle(name: string, handler: CommandHandler): void {

@@ -9,13 +9,14 @@ export class PublishQueue {
   readonly #waiting: Record<Kind, Message[]> = { end: [], progress: [], telemetry: [] };
   readonly #inFlight = new Set<Message>();
   #publish: Publish | undefined;
+  #window = 1;
 
   /** Resolves with what became of it; never rejects. */
   add(kind: Kind, topic: string, payload: string): Promise<Delivery> {
     if (kind === 'progress') this.#dropWhere('progress', (waiting) => waiting.topic === topic);
     while (this.size >= MESSAGES_MAX && this.#dropOldest()) continue;
     return new Promise((settle) => {
-      this.#waiting[kind].push({ kind, topic, payload, attempts: 0, settle });
+      this.#waiting[kind].push({ kind, topic, payload, failures: 0, settle });
       this.#pump();
     });
   }
@@ -25,20 +26,27 @@ export class PublishQueue {
     return this.#inFlight.size + KINDS.reduce((sum, kind) => sum + this.#waiting[kind].length, 0);
   }
 
-  /** A connection is there: sends over it until `disconnected`. */
+  /**
+   * A connection is there: sends over it until `disconnected`. One message first, then more at a time with each acknowledgement, so that
+   * even a connection that never lasts gets something through.
+   */
   connected(publish: Publish): void {
     this.#publish = publish;
+    this.#window = 1;
     this.#pump();
   }
 
   /** What was under way goes back to the front, in order. */
   disconnected(): void {
     this.#publish = undefined;
-    for (const message of [...this.#inFlight].toReversed()) {
-      if (message.attempts >= ATTEMPTS_MAX) message.settle('dropped');
-      else this.#waiting[message.kind].unshift(message);
-    }
+    const [first, ...others] = this.#inFlight;
     this.#inFlight.clear();
+    for (const message of others.toReversed()) this.#waiting[message.kind].unshift(message);
+    if (first === undefined) return;
+    // It may be this one that the server answers with a closed socket.
+    first.failures += 1;
+    if (first.failures >= FAILURES_MAX) first.settle('dropped');
+    else this.#waiting[first.kind].unshift(first);
   }
 
   /** Gives up all that is left. */
@@ -48,7 +56,7 @@ export class PublishQueue {
   }
 
   #pump(): void {
-    while (this.#publish !== undefined && this.#inFlight.size < IN_FLIGHT_MAX) {
+    while (this.#publish !== undefined && this.#inFlight.size < this.#window) {
       const kind = KINDS.find((candidate) => this.#waiting[candidate].length > 0);
       const message = kind && this.#waiting[kind].shift();
       if (message === undefined) return;
@@ -57,12 +65,12 @@ export class PublishQueue {
   }
 
   #send(message: Message, publish: Publish): void {
-    message.attempts += 1;
     this.#inFlight.add(message);
     publish(message.topic, message.payload, () => {
       // An acknowledgement of an earlier connection is none: its message is on its way again.
       if (this.#publish !== publish || !this.#inFlight.delete(message)) return;
       message.settle('stored');
+      this.#window = Math.min(IN_FLIGHT_MAX, this.#window + 1);
       this.#pump();
     });
   }
@@ -96,13 +104,12 @@ type Message = {
   readonly kind: Kind;
   readonly topic: string;
   readonly payload: string;
-  /** On live connections; being offline for long is no attempt. */
-  attempts: number;
+  /** Connections that ended with this one unacknowledged for the longest time. */
+  failures: number;
   readonly settle: (delivery: Delivery) => void;
 };
 
 const KINDS: readonly Kind[] = ['end', 'progress', 'telemetry'];
 const MESSAGES_MAX = 2_000;
 const IN_FLIGHT_MAX = 32;
-/** A message that the server answers with a closed socket this often is given up. */
-const ATTEMPTS_MAX = 20;
+const FAILURES_MAX = 20;

@@ -10,7 +10,7 @@ export type Facts = {
   /** How often it came to the device, repeats included. */
   received: number;
   executions: number;
-  /** It will never say what came of it. */
+  /** The device will say nothing more of it. */
   silent: boolean;
   /** The device's word. */
   word?: { readonly state: DevicesWord; readonly result?: JsonValue };

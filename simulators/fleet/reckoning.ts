@@ -53,7 +53,8 @@ export function expectedEnds(facts: IssuedFacts, replaced: boolean): EndState[] 
 export function isSettled(facts: IssuedFacts, replaced: boolean): boolean {
   if (facts.seen === undefined) return false;
   // A word to come, or on its way, may still change how the command stands.
-  if (facts.word === undefined ? facts.executions > 0 && !facts.silent : !facts.wordTaken) return false;
+  const isBegun = facts.word !== undefined || facts.executions > 0;
+  if (isBegun && !facts.wordTaken && !facts.silent) return false;
   return (expectedEnds(facts, replaced) as CommandState[]).includes(facts.seen);
 }
 

@@ -130,8 +130,10 @@ function events({ model, ledger, counts, onDelivered }: DeviceParts): ClientEven
       const facts = ledger.of(commandId);
       if (delivery === 'refused') facts.refused = code ?? 'refused';
       if (delivery === 'stored') facts.anyReportTaken = true;
-      // Refused for good is an answer too: nothing more will be said.
-      if (report.state !== 'running' && delivery !== 'dropped') facts.wordTaken = true;
+      if (report.state === 'running') return;
+      // Refused for good is an answer too.
+      if (delivery === 'dropped') facts.silent = true;
+      else facts.wordTaken = true;
     },
     disconnected() {
       counts.reconnects += 1;

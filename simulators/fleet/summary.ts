@@ -37,8 +37,8 @@ export function summaryLines(meter: Meter, faults: FaultCounts, issuingSeconds: 
   return [
     'Summary',
     ...indented(table(rows)),
-    ...(injected.length > 0 ? ['', 'Faults injected', ...indented(table(injected))] : []),
     ...odd.filter(([, count]) => count > 0).map(([label, count]) => `  ${label}: ${grouped(count)}`),
+    ...(injected.length > 0 ? ['', 'Faults injected', ...indented(table(injected))] : []),
   ];
 }
 
