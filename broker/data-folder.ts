@@ -1,6 +1,6 @@
-import { constants } from 'node:fs';
-import { access, mkdir, readFile, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { constants, existsSync } from 'node:fs';
+import { access, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 
 /** The data folder: where it keeps what, and whether it can be used. */
 
@@ -22,12 +22,25 @@ export function adminKeyFile(dataDir: string): string {
 /** Makes the folder if need be. Throws StartError when it cannot be written. */
 export async function prepareDataFolder(dataDir: string): Promise<void> {
   try {
-    await mkdir(dataDir, { recursive: true, mode: 0o700 });
+    await makeFolder(dataDir);
     await access(dataDir, constants.W_OK);
   } catch (error) {
     throw new StartError(
       `the data folder ${dataDir} cannot be written (${(error as Error).message}); set DOWNLINK_DATA_DIR to one that can`,
     );
+  }
+}
+
+/** Like mkdir's `recursive`, which never returns for some folders that nobody can make (/proc). */
+async function makeFolder(path: string): Promise<void> {
+  try {
+    await mkdir(path, { mode: 0o700 });
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    if (code === 'EEXIST' && (await stat(path)).isDirectory()) return;
+    if (code !== 'ENOENT' || existsSync(dirname(path))) throw error;
+    await makeFolder(dirname(path));
+    await mkdir(path, { mode: 0o700 });
   }
 }
 
