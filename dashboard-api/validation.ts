@@ -64,8 +64,15 @@ function tellingFault(all: readonly Fault[]): Fault {
     const [branch = ''] = fault.schemaPath.slice(inBranch.length).split('/', 1);
     branches.set(branch, [...(branches.get(branch) ?? []), fault]);
   }
-  const [nearest, next] = [...branches.values()].toSorted((a, b) => a.length - b.length);
-  return nearest?.[0] !== undefined && nearest.length !== next?.length ? nearest[0] : choice;
+  const [nearest, next] = [...branches.values()].toSorted(byNearness);
+  if (nearest?.[0] === undefined) return choice;
+  return next !== undefined && byNearness(nearest, next) === 0 ? choice : nearest[0];
+}
+
+/** Fewer faults are nearer, and of as many those that lie deeper. */
+function byNearness(a: readonly Fault[], b: readonly Fault[]): number {
+  const depthOf = (faults: readonly Fault[]): number => pathOf(faults[0]?.instancePath ?? '').length;
+  return a.length - b.length || depthOf(b) - depthOf(a);
 }
 
 function described(fault: Fault, schema: TSchema, root: string): { at: string; rule: string } {

@@ -20,7 +20,7 @@ export function commandMessage(command: Command): CommandMessage {
     id: command.id,
     name: command.name,
     ...(command.payload === undefined
-      ? { params: command.params ?? {} }
+      ? { params: command.params === undefined ? {} : command.params }
       : { payload: command.payload, contentType: command.contentType ?? 'application/octet-stream' }),
     attempt: command.attempts,
     issuedAt: new Date(command.queuedAt).toISOString(),

@@ -167,7 +167,7 @@ export class CommandIssuer {
       deviceId: device.id,
       ...asked,
       ...(payload === undefined
-        ? { params: params ?? {} }
+        ? { params: params === undefined ? {} : params }
         : { payload, contentType: request.contentType ?? 'application/octet-stream' }),
       priority: request.priority ?? 'normal',
       confirm: request.confirm ?? 'result',
