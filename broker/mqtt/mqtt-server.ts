@@ -141,7 +141,7 @@ export class MqttServer {
       this.#parts.metrics.rejects.inc({ transport: 'mqtt', code: 'unauthorized' });
       done(Object.assign(new Error(message), { returnCode }), null);
     };
-    if (this.#isClosing) return refuse('the server is stopping', 3 as AuthErrorCode);
+    if (this.#isClosing) return refuse('the server is stopping', 3);
     if (!isDeviceId(client.id) || client.id !== username) {
       return refuse('client id and username are both the device id', REFUSED_IDENTIFIER);
     }
@@ -254,7 +254,7 @@ export class MqttServer {
     // A refused filter may still be in a session that aedes restored, so what goes out is looked at again.
     if (session === undefined || !isDownTopic(session.deviceId, packet.topic)) return null;
     if ('writableLength' in client.conn && client.conn.writableLength > BACKLOG_BYTES_MAX) return null;
-    packet.messageId = session.messageIdFor(Object(packet.payload));
+    packet.messageId = session.messageIdFor(Object(packet.payload) as object);
     return packet;
   }
 
