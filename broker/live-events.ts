@@ -47,7 +47,7 @@ export class LiveEvents {
   readonly #kept: (LiveEvent | undefined)[] = new Array<LiveEvent | undefined>(KEPT_EVENTS_MAX);
   readonly #listeners = new Set<(numbered: NumberedEvent) => void>();
   #sequence = 0;
-  #lastListenerAt = Number.NEGATIVE_INFINITY;
+  #lastListenerAt: number | undefined;
   /** Telemetry before this number was not kept, because nobody listened. */
   #telemetryFrom = 0;
 
@@ -107,6 +107,7 @@ export class LiveEvents {
   }
 
   #wantsTelemetry(): boolean {
-    return this.#listeners.size > 0 || this.#clock.now() - this.#lastListenerAt < TELEMETRY_KEPT_MS;
+    if (this.#listeners.size > 0) return true;
+    return this.#lastListenerAt !== undefined && this.#clock.now() - this.#lastListenerAt < TELEMETRY_KEPT_MS;
   }
 }

@@ -1,19 +1,19 @@
+import { Buffer, isUtf8 } from 'node:buffer';
 import { DownlinkError } from './downlink-error.ts';
 
 export type JsonValue = string | number | boolean | null | JsonValue[] | { [name: string]: JsonValue };
 
 export const JSON_DEPTH_MAX = 32;
 
-const utf8 = new TextDecoder('utf-8', { fatal: true });
-
 /** Reads JSON from octets. Throws `invalid_json` for what is not UTF-8, not JSON, or nests more than 32 deep. */
 export function parseJson(octets: Uint8Array): JsonValue {
+  if (!isUtf8(octets)) throw new DownlinkError('invalid_json', 'not JSON: the text is not valid UTF-8');
+  const text = Buffer.from(octets.buffer, octets.byteOffset, octets.byteLength).toString('utf8');
   let value: JsonValue;
   try {
-    value = JSON.parse(utf8.decode(octets)) as JsonValue;
+    value = JSON.parse(text) as JsonValue;
   } catch (error) {
-    const reason = error instanceof TypeError ? 'the text is not valid UTF-8' : (error as Error).message;
-    throw new DownlinkError('invalid_json', `not JSON: ${reason}`);
+    throw new DownlinkError('invalid_json', `not JSON: ${(error as Error).message}`);
   }
   if (isDeeperThan(value, JSON_DEPTH_MAX)) {
     throw new DownlinkError('invalid_json', `arrays and objects nest deeper than ${JSON_DEPTH_MAX}`);
@@ -25,8 +25,8 @@ export function parseJson(octets: Uint8Array): JsonValue {
 function isDeeperThan(value: unknown, depthMax: number): boolean {
   if (typeof value !== 'object' || value === null) return false;
   if (depthMax === 0) return true;
-  for (const inner of Array.isArray(value) ? value : Object.values(value)) {
-    if (isDeeperThan(inner, depthMax - 1)) return true;
+  for (const name in value) {
+    if (isDeeperThan((value as Record<string, unknown>)[name], depthMax - 1)) return true;
   }
   return false;
 }

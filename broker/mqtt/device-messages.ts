@@ -2,7 +2,7 @@ import type { Device } from '../../devices/device.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import { parseReport } from '../../devices/report.ts';
 import { MESSAGE_BYTES_MAX, parseTelemetry } from '../../devices/telemetry.ts';
-import { parseUpTopic } from '../../devices/topics.ts';
+import { parseUpTopic, type UpTopic } from '../../devices/topics.ts';
 import { parseJson } from '../../devices/json.ts';
 import type { CommandLedger } from '../commands/command-ledger.ts';
 import { reportCommand } from '../commands/report-command.ts';
@@ -44,48 +44,59 @@ export class DeviceMessages {
     this.#readings = metrics.readings.labels('mqtt');
   }
 
-  async take(deviceId: string, topic: string, payload: Buffer): Promise<Taken> {
+  take(deviceId: string, topic: string, payload: Buffer): Promise<Taken> {
     try {
-      const up = parseUpTopic(deviceId, topic);
-      if (up.kind === 'foreign')
-        throw new DownlinkError('foreign_topic', `${deviceId} may publish below devices/${deviceId}/ alone`);
-      if (up.kind === 'unknown') {
-        throw new DownlinkError('unknown_topic', 'a device publishes to its telemetry and commands/{commandId} topics');
-      }
-      if (payload.length > MESSAGE_BYTES_MAX) {
-        throw new DownlinkError(
-          'body_too_large',
-          `a message takes at most ${MESSAGE_BYTES_MAX} bytes, this one has ${payload.length}`,
-        );
-      }
-      const device = this.#registry.get(deviceId);
-      if (up.kind === 'telemetry') await this.#takeTelemetry(device, payload);
-      else await this.#takeReport(deviceId, up.commandId, payload);
-      return TAKEN;
+      return this.#takeAs(parseUpTopic(deviceId, topic), deviceId, payload).then(
+        () => TAKEN,
+        (thrown: unknown) => this.#refuse(deviceId, topic, payload, thrown),
+      );
     } catch (thrown) {
-      const error =
-        thrown instanceof DownlinkError ? thrown : new DownlinkError('internal', 'a fault of the server', { cause: thrown });
-      if (NOT_NOW.has(error.code)) return { outcome: 'not_now', error };
-      this.#metrics.rejects.inc({ transport: 'mqtt', code: error.code });
-      try {
-        await this.#rejects.keep(deviceId, { transport: 'mqtt', where: topic, body: payload }, error);
-      } catch (failure) {
-        if (failure instanceof DownlinkError) return { outcome: 'not_now', error: failure };
-        throw failure;
-      }
-      return { outcome: 'refused', error };
+      return this.#refuse(deviceId, topic, payload, thrown);
     }
   }
 
-  async #takeTelemetry(device: Device, payload: Buffer): Promise<void> {
-    const samples = parseTelemetry(parseJson(payload));
-    this.#telemetryMessages.inc();
-    this.#readings.inc(await this.#ingest.take(device, samples));
+  #takeAs(up: UpTopic, deviceId: string, payload: Buffer): Promise<unknown> {
+    if (payload.length > MESSAGE_BYTES_MAX) {
+      throw new DownlinkError(
+        'body_too_large',
+        `a message takes at most ${MESSAGE_BYTES_MAX} bytes, this one has ${payload.length}`,
+      );
+    }
+    switch (up.kind) {
+      case 'telemetry':
+        return this.#takeTelemetry(this.#registry.get(deviceId), payload);
+      case 'report':
+        return this.#takeReport(deviceId, up.commandId, payload);
+      case 'foreign':
+        throw new DownlinkError('foreign_topic', `${deviceId} may publish below devices/${deviceId}/ alone`);
+      case 'unknown':
+        throw new DownlinkError('unknown_topic', 'a device publishes to its telemetry and commands/{commandId} topics');
+    }
   }
 
-  async #takeReport(deviceId: string, commandId: string, payload: Buffer): Promise<void> {
+  #takeTelemetry(device: Device, payload: Buffer): Promise<void> {
+    const samples = parseTelemetry(parseJson(payload));
+    this.#telemetryMessages.inc();
+    return this.#ingest.take(device, samples).then((count) => this.#readings.inc(count));
+  }
+
+  #takeReport(deviceId: string, commandId: string, payload: Buffer): Promise<unknown> {
     const report = parseReport(parseJson(payload));
     this.#reportMessages.inc();
-    await reportCommand(this.#ledger, deviceId, commandId, report, 'mqtt');
+    return reportCommand(this.#ledger, deviceId, commandId, report, 'mqtt');
+  }
+
+  async #refuse(deviceId: string, topic: string, payload: Buffer, thrown: unknown): Promise<Taken> {
+    const error =
+      thrown instanceof DownlinkError ? thrown : new DownlinkError('internal', 'a fault of the server', { cause: thrown });
+    if (NOT_NOW.has(error.code)) return { outcome: 'not_now', error };
+    this.#metrics.rejects.inc({ transport: 'mqtt', code: error.code });
+    try {
+      await this.#rejects.keep(deviceId, { transport: 'mqtt', where: topic, body: payload }, error);
+    } catch (failure) {
+      if (failure instanceof DownlinkError) return { outcome: 'not_now', error: failure };
+      throw failure;
+    }
+    return { outcome: 'refused', error };
   }
 }

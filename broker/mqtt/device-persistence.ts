@@ -20,6 +20,8 @@ const memoryPersistence = memory as unknown as () => DevicePersistence;
 
 export function devicePersistence(onPuback: Puback): DevicePersistence {
   return Object.assign(memoryPersistence(), {
+    // Nothing is queued for anybody, so nobody need be looked up.
+    subscriptionsByTopic: async () => [],
     outgoingEnqueue: async () => {},
     outgoingEnqueueCombi: async () => {},
     outgoingUpdate: async () => {},

@@ -2,49 +2,59 @@
  * Calls callbacks in the order in which their slots were taken, whatever order the answers come in. At most `activeMax` pieces of work are under
  * way; further ones wait, which in the end keeps the socket from being read.
  */
-type Slot<T> = { work: () => Promise<T>; reply: (answer: T) => void; answer?: { value: T } };
+type Slot<T> = {
+  readonly work: () => Promise<T>;
+  readonly reply: (answer: T) => void;
+  answer: T | undefined;
+  isAnswered: boolean;
+};
+
+/** Slots that are done with go in one piece. */
+const REPLIED_KEPT_MAX = 1_024;
 
 export class OrderedReplies<T> {
   readonly #activeMax: number;
+  /** Slots from `#first` on are yet to be replied to; those from `#next` on are yet to be started. */
   readonly #slots: Slot<T>[] = [];
-  #started = 0;
+  #first = 0;
+  #next = 0;
 
   constructor(activeMax: number) {
     this.#activeMax = activeMax;
   }
 
   get outstanding(): number {
-    return this.#slots.length;
+    return this.#slots.length - this.#first;
   }
 
   /** `work` must not reject. */
   run(work: () => Promise<T>, reply: (answer: T) => void): void {
-    this.#slots.push({ work, reply });
+    this.#slots.push({ work, reply, answer: undefined, isAnswered: false });
     this.#startNext();
   }
 
   #startNext(): void {
-    while (this.#started < this.#slots.length && this.#started < this.#activeMax) {
-      const slot = this.#slots[this.#started];
+    while (this.#next < this.#slots.length && this.#next - this.#first < this.#activeMax) {
+      const slot = this.#slots[this.#next];
       if (slot === undefined) return;
-      this.#started += 1;
-      void slot.work().then((value) => {
-        slot.answer = { value };
+      this.#next += 1;
+      void slot.work().then((answer) => {
+        slot.answer = answer;
+        slot.isAnswered = true;
         this.#replyInOrder();
       });
     }
   }
 
   #replyInOrder(): void {
-    let answered = 0;
-    for (const slot of this.#slots) {
-      if (slot.answer === undefined) break;
-      answered += 1;
+    for (let slot = this.#slots[this.#first]; slot?.isAnswered; slot = this.#slots[this.#first]) {
+      this.#first += 1;
+      slot.reply(slot.answer as T);
     }
-    if (answered === 0) return;
-    const ready = this.#slots.splice(0, answered);
-    this.#started -= answered;
-    for (const { reply, answer } of ready) if (answer !== undefined) reply(answer.value);
     this.#startNext();
+    if (this.#first < this.#slots.length && this.#first < REPLIED_KEPT_MAX) return;
+    this.#slots.splice(0, this.#first);
+    this.#next -= this.#first;
+    this.#first = 0;
   }
 }

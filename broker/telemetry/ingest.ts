@@ -14,6 +14,8 @@ import type { LatestValues } from './latest-values.ts';
  */
 const MICROS_PER_MS = 1_000;
 
+type Row = { readonly values: Sample['values']; readonly timeNs: string; readonly givenTs?: number };
+
 export class Ingest {
   readonly #state: State;
   readonly #events: LiveEvents;
@@ -36,32 +38,32 @@ export class Ingest {
   }
 
   /** Resolves with the number of readings taken. Throws `journal_full` or `storage_unavailable`, and then nothing of it was taken. */
-  async take(device: Device, samples: readonly Sample[]): Promise<number> {
+  take(device: Device, samples: readonly Sample[]): Promise<number> {
     const now = this.#clock.now();
     const aheadMs = (device.limits.tsAheadSeconds ?? TS_AHEAD_SECONDS_DEFAULT) * SECOND_MS;
     const behindMs = (device.limits.tsBehindSeconds ?? TS_BEHIND_SECONDS_DEFAULT) * SECOND_MS;
-    const rows = samples.map((sample) => {
+    const rows = samples.map((sample): Row => {
       const { ts, values } = sample;
       const isInBounds = ts !== undefined && ts > 0 && ts <= now + aheadMs && ts >= now - behindMs;
       const timeNs = isInBounds ? `${ts}000000` : `${this.#nextMicros(device.id, now)}000`;
       return ts === undefined || isInBounds ? { values, timeNs } : { values, timeNs, givenTs: ts };
     });
-    await this.#state.commit(
-      [],
-      rows.map((row) => telemetryLine(device.id, row.values, row.timeNs, row.givenTs)),
-    );
-    let count = 0;
-    for (const { values, timeNs, givenTs } of rows) {
-      for (const _ in values) count += 1;
-      this.#latest.note(device.id, values, BigInt(timeNs), givenTs);
-      this.#events.publish({ type: 'telemetry', deviceId: device.id, timeNs, values });
-    }
-    this.#readings += count;
-    return count;
+    const lines = rows.map((row) => telemetryLine(device.id, row.values, row.timeNs, row.givenTs));
+    return this.#state.commit([], lines).then(() => this.#taken(device.id, rows));
   }
 
   forget(deviceId: string): void {
     this.#lastMicros.delete(deviceId);
+  }
+
+  #taken(deviceId: string, rows: readonly Row[]): number {
+    let count = 0;
+    for (const { values, timeNs, givenTs } of rows) {
+      count += this.#latest.note(deviceId, values, timeNs, givenTs);
+      this.#events.publish({ type: 'telemetry', deviceId, timeNs, values });
+    }
+    this.#readings += count;
+    return count;
   }
 
   /** Never the same twice, also when the clock steps back. */

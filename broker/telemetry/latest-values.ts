@@ -1,11 +1,12 @@
-import type { Sample } from '../../devices/telemetry.ts';
+import type { MetricValue, Sample } from '../../devices/telemetry.ts';
 import type { History, Point } from '../store/history.ts';
 
 /**
  * The newest reading of each metric at hand in memory. What came in before this run of the server is fetched from History once a device,
  * when it is first asked for.
  */
-type Known = { readonly points: Map<string, Point>; fetched: boolean };
+type Newest = { readonly timeNs: string; readonly value: MetricValue; readonly givenTs: number | undefined };
+type Known = { readonly newest: Map<string, Newest>; isFetched: boolean };
 
 export class LatestValues {
   readonly #history: History;
@@ -15,32 +16,36 @@ export class LatestValues {
     this.#history = history;
   }
 
-  note(deviceId: string, values: Sample['values'], timeNs: bigint, givenTs?: number): void {
-    const { points } = this.#known(deviceId);
+  /** `timeNs`: epoch nanoseconds as text. Gives the number of readings in `values`. */
+  note(deviceId: string, values: Sample['values'], timeNs: string, givenTs?: number): number {
+    const { newest } = this.#known(deviceId);
+    let count = 0;
     for (const metric in values) {
+      count += 1;
       const value = values[metric];
-      const had = points.get(metric);
-      if (value === undefined || (had !== undefined && had.timeNs > timeNs)) continue;
-      points.set(metric, givenTs === undefined ? { timeNs, value } : { timeNs, value, givenTs });
+      const had = newest.get(metric);
+      if (value === undefined || (had !== undefined && isLater(had.timeNs, timeNs))) continue;
+      newest.set(metric, { timeNs, value, givenTs });
     }
+    return count;
   }
 
   /** True once what History had was fetched; the caller of `of` sees to it that History is caught up before. */
   isComplete(deviceId: string): boolean {
-    return this.#devices.get(deviceId)?.fetched ?? false;
+    return this.#devices.get(deviceId)?.isFetched ?? false;
   }
 
   /** By metric name. Throws `history_unavailable` when earlier readings are needed and cannot be had. */
   async of(deviceId: string): Promise<Map<string, Point>> {
     const known = this.#known(deviceId);
-    if (!known.fetched) {
-      for (const [metric, point] of await this.#history.latest(deviceId)) {
-        const had = known.points.get(metric);
-        if (had === undefined || had.timeNs < point.timeNs) known.points.set(metric, point);
+    if (!known.isFetched) {
+      for (const [metric, { timeNs, value, givenTs }] of await this.#history.latest(deviceId)) {
+        this.note(deviceId, { [metric]: value }, timeNs.toString(), givenTs);
       }
-      known.fetched = true;
+      known.isFetched = true;
     }
-    return new Map([...known.points].toSorted(([a], [b]) => (a < b ? -1 : 1)));
+    const byName = [...known.newest].toSorted(([a], [b]) => (a < b ? -1 : 1));
+    return new Map(byName.map(([metric, newest]) => [metric, pointOf(newest)]));
   }
 
   forget(deviceId: string): void {
@@ -50,9 +55,18 @@ export class LatestValues {
   #known(deviceId: string): Known {
     let known = this.#devices.get(deviceId);
     if (known === undefined) {
-      known = { points: new Map(), fetched: false };
+      known = { newest: new Map(), isFetched: false };
       this.#devices.set(deviceId, known);
     }
     return known;
   }
+}
+
+/** Of two times as text, neither negative nor with leading zeros. */
+function isLater(a: string, b: string): boolean {
+  return a.length === b.length ? a > b : a.length > b.length;
+}
+
+function pointOf({ timeNs, value, givenTs }: Newest): Point {
+  return { timeNs: BigInt(timeNs), value, ...(givenTs !== undefined && { givenTs }) };
 }
