@@ -49,6 +49,13 @@ async function tool(prepare) {
   await prepare(ROOT, { build: name === 'build' });
   if (name === 'build') return;
   const { check, lint, format } = await import('./checks.mjs');
+  const { endChildren } = await import('./child.mjs');
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+    process.once(signal, () => {
+      endChildren(signal);
+      process.exit(1);
+    });
+  }
   const tools = { test: check, lint, format };
   process.exitCode = await tools[name](ROOT, args);
 }

@@ -1,3 +1,4 @@
+import { rmSync } from 'node:fs';
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { HttpConnection } from './load/http-connection.ts';
@@ -11,13 +12,19 @@ const DATA_PARENT = join(process.cwd(), '.cache', 'bench');
 export async function startDownlink(deviceCount: number): Promise<Target> {
   await mkdir(DATA_PARENT, { recursive: true });
   const dataDir = await mkdtemp(join(DATA_PARENT, 'data-'));
-  const server = await startProcess('main.js', [], environment(dataDir), findPorts).catch(async (error: unknown) => {
+  const removeNow = (): void => rmSync(dataDir, { recursive: true, force: true });
+  process.once('exit', removeNow);
+  const remove = async (): Promise<void> => {
+    process.off('exit', removeNow);
     await rm(dataDir, { recursive: true, force: true });
+  };
+  const server = await startProcess('main.js', [], environment(dataDir), findPorts).catch(async (error: unknown) => {
+    await remove();
     throw error;
   });
   const stop = async (): Promise<void> => {
     await server.stop();
-    await rm(dataDir, { recursive: true, force: true });
+    await remove();
   };
   try {
     const devices = await registerDevices(server.ports.http, deviceCount);

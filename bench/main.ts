@@ -11,6 +11,10 @@ import { runCase } from './run-case.ts';
 /** The benchmark: each figure of Downlink's beside a peer's, measured in the same minutes on the same machine. */
 const CASES = [durableReadings, idlePoll, pullAndReport, pushLatency];
 
+// Exiting in good order takes the servers and their data along.
+process.once('SIGINT', () => process.exit(130));
+process.once('SIGTERM', () => process.exit(143));
+
 try {
   const options = parseOptions(
     process.argv.slice(2),

@@ -3,6 +3,11 @@ import { join } from 'node:path';
 import { serverPrefix } from './pinning.ts';
 
 /** A server in a process of its own, pinned to the servers' core. */
+const running = new Set<ChildProcess>();
+process.on('exit', () => {
+  for (const child of running) child.kill('SIGKILL');
+});
+
 const START_MS_MAX = 30_000;
 const STOP_MS_MAX = 10_000;
 /** The compiled program's folder, where this file lies in bench/. */
@@ -19,6 +24,8 @@ export async function startProcess(
 ): Promise<ServerProcess> {
   const [command = process.execPath, ...rest] = [...serverPrefix(), process.execPath, join(DIST, script), ...args];
   const child = spawn(command, rest, { env, stdio: ['ignore', 'pipe', 'pipe'] });
+  running.add(child);
+  child.once('exit', () => running.delete(child));
   let printed = '';
   const ports = await new Promise<{ http: number; mqtt: number }>((resolve, reject) => {
     const timer = setTimeout(() => fail('did not start in time'), START_MS_MAX);
