@@ -12,6 +12,7 @@ import { historyFolder, prepareDataFolder, StartError, startErrorOf, stateFolder
 import { LiveEvents } from './broker/live-events.ts';
 import { Metrics } from './broker/metrics.ts';
 import { DeviceMessages } from './broker/mqtt/device-messages.ts';
+import { JournalRoom } from './broker/mqtt/journal-room.ts';
 import { MqttServer } from './broker/mqtt/mqtt-server.ts';
 import { MqttWebSocket } from './broker/mqtt/websocket.ts';
 import { ensureAdminKey } from './broker/registry/admin-key.ts';
@@ -114,8 +115,9 @@ async function wire(
   shipper.start();
 
   const messages = new DeviceMessages(registry, ingest, ledger, rejects, metrics);
-  const mqtt = new MqttServer({ registry, presence, ledger, dispatcher, messages, metrics, log });
-  observe(metrics, { ledger, registry, presence, state, shipper, quarantine, mqtt, clock });
+  const room = new JournalRoom(state.journal);
+  const mqtt = new MqttServer({ registry, presence, ledger, dispatcher, messages, room, metrics, log });
+  observe(metrics, { ledger, registry, presence, state, shipper, quarantine, mqtt, room, clock });
 
   const problems = async (): Promise<string[]> => problemsOf(state, history, shipper);
   const app = await createApp({

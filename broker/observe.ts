@@ -3,6 +3,7 @@ import { OPEN_STATES } from '../devices/command.ts';
 import { PRESENCE_STATES } from '../devices/presence.ts';
 import type { CommandLedger } from './commands/command-ledger.ts';
 import type { Metrics } from './metrics.ts';
+import type { JournalRoom } from './mqtt/journal-room.ts';
 import type { MqttServer } from './mqtt/mqtt-server.ts';
 import type { DeviceRegistry } from './registry/device-registry.ts';
 import type { PresenceTracker } from './registry/presence-tracker.ts';
@@ -21,10 +22,11 @@ export function observe(
     shipper: Shipper;
     quarantine: Quarantine;
     mqtt: MqttServer;
+    room: JournalRoom;
     clock: Clock;
   },
 ): void {
-  const { ledger, registry, presence, state, shipper, quarantine, mqtt, clock } = parts;
+  const { ledger, registry, presence, state, shipper, quarantine, mqtt, room, clock } = parts;
   const { journal } = state;
 
   ledger.on('stepped', (command, from) => {
@@ -52,6 +54,7 @@ export function observe(
   );
   metrics.gauge('downlink_journal_bytes', 'Octets in the journal that History does not have yet', () => journal.bytes);
   metrics.gauge('downlink_journal_bytes_max', "The journal's bound", () => journal.bytesMax);
+  metrics.gauge('downlink_held_messages', 'MQTT messages that wait for room in the journal', () => room.waiting);
   metrics.gauge('downlink_history_lag_seconds', 'Age of the oldest journal record', () =>
     journal.oldestAt === undefined ? 0 : Math.max(0, clock.now() - journal.oldestAt) / 1_000,
   );

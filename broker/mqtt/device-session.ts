@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import type { Client } from 'aedes';
 import { commandMessage } from '../../devices/command-message.ts';
 import type { Command } from '../../devices/command.ts';
@@ -23,6 +24,9 @@ export class DeviceSession implements PushSession {
   isRegistered = false;
   /** The credential is gone or the server stops: nothing more is taken, wills included. */
   isCut = false;
+  /** Messages that wait, unacknowledged, for room in the journal. */
+  held = 0;
+  readonly #gone = new AbortController();
   readonly #commandByMessageId = new Map<number, string>();
   readonly #messageIdOfPush = new WeakMap<object, number>();
   #lastMessageId = 0;
@@ -30,6 +34,16 @@ export class DeviceSession implements PushSession {
   constructor(deviceId: string, client: Client) {
     this.deviceId = deviceId;
     this.client = client;
+    setMaxListeners(0, this.#gone.signal);
+  }
+
+  /** Aborted when the connection is no more, so that what is held for it can be let go. */
+  get gone(): AbortSignal {
+    return this.#gone.signal;
+  }
+
+  end(): void {
+    this.#gone.abort();
   }
 
   push(command: Command): void {

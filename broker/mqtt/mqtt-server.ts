@@ -14,6 +14,7 @@ import type { PresenceTracker } from '../registry/presence-tracker.ts';
 import type { DeviceMessages } from './device-messages.ts';
 import { devicePersistence, type DevicePersistence } from './device-persistence.ts';
 import { DeviceSession } from './device-session.ts';
+import type { JournalRoom } from './journal-room.ts';
 import { guardPacketSize } from './packet-size-guard.ts';
 
 /**
@@ -26,6 +27,7 @@ export type MqttServerParts = {
   readonly ledger: CommandLedger;
   readonly dispatcher: Dispatcher;
   readonly messages: DeviceMessages;
+  readonly room: JournalRoom;
   readonly metrics: Metrics;
   readonly log: Logger;
 };
@@ -122,6 +124,8 @@ export class MqttServer {
     this.#isClosing = true;
     this.#tcp?.close();
     const sessions = [...this.#sessionsOf.values()].flatMap((set) => [...set]);
+    // What waits for room in the journal is let go unacknowledged: the device sends it again to the next start.
+    for (const session of sessions) if (session.held > 0) session.cut();
     const until = Date.now() + CLOSE_WAIT_MS_MAX;
     while (sessions.some(({ replies }) => replies.outstanding > 0) && Date.now() < until) {
       await new Promise((resolve) => setTimeout(resolve, 5));
@@ -180,6 +184,7 @@ export class MqttServer {
     const session = this.#sessions.get(client);
     if (session === undefined) return;
     this.#sessions.delete(client);
+    session.end();
     const others = this.#sessionsOf.get(session.deviceId);
     others?.delete(session);
     if (others?.size === 0) this.#sessionsOf.delete(session.deviceId);
@@ -203,13 +208,34 @@ export class MqttServer {
     // [MQTT-4.3.3-2]: a QoS 2 message seen before its PUBREL is the same message.
     if (qos === 2 && (await this.#isRepeat(session, packet))) return null;
     const body = typeof payload === 'string' ? Buffer.from(payload) : payload;
-    const taken = await this.#parts.messages.take(session.deviceId, topic, body);
+    let taken = await this.#parts.messages.take(session.deviceId, topic, body);
+    while (taken.outcome === 'not_now' && taken.error.code === 'journal_full' && qos > 0) {
+      if (!(await this.#hasRoom(session, topic, taken.error))) return taken.error;
+      taken = await this.#parts.messages.take(session.deviceId, topic, body);
+    }
     if (taken.outcome === 'taken') return null;
     this.#tell(session.client, topic, taken.error);
     if (taken.outcome === 'refused') return null;
     if (qos > 0) return taken.error;
     this.#parts.metrics.droppedMessages.inc();
     return null;
+  }
+
+  /**
+   * Holds a message, and so its acknowledgement, until the journal has room; false when the connection goes first. aedes reads on only when
+   * all packets it has read are done, so the socket is paused by this, and what is held of it bounded by one chunk. PINGREQs are
+   * not read either: a pause longer than 1.5 x keepalive ends the connection [MQTT-3.1.2-24], and the device, which was not
+   * acknowledged, comes back with the same messages. That is as well: one that waits for ever for a PINGRESP goes by itself.
+   */
+  async #hasRoom(session: DeviceSession, topic: string, error: DownlinkError): Promise<boolean> {
+    if (this.#isClosing) return false;
+    if (session.held === 0) this.#tell(session.client, topic, error);
+    session.held += 1;
+    try {
+      return await this.#parts.room.wait(session.gone);
+    } finally {
+      session.held -= 1;
+    }
   }
 
   async #isRepeat(session: DeviceSession, packet: PublishPacket & { messageId?: number }): Promise<boolean> {

@@ -43,7 +43,7 @@ export function commandOfRow({ device, name, timeNs, fields }: CommandRow): Comm
     finishedAt: fields['finished_ms'],
     progress: fields['progress'],
     message: fields['message'],
-    error: saidByDevice ? undefined : fields['error'],
+    error: saidByDevice || fields['error'] === '' ? undefined : fields['error'],
     late: fields['late'],
     supersededBy: isDelivered ? undefined : fields['superseded_by'],
   };

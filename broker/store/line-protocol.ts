@@ -61,7 +61,8 @@ export function commandLine(command: Command): string {
     command.progress === undefined ? undefined : `progress=${command.progress}`,
     text('message', command.message),
     json('result', command.result),
-    text('error', command.error),
+    // Fields merge and none can be taken away: a late word clears what stood there.
+    text('error', command.error ?? (command.late ? '' : undefined)),
     command.late ? 'late=true' : undefined,
     text('superseded_by', command.supersededBy),
   ];

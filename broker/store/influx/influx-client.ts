@@ -19,6 +19,7 @@ export type InfluxOptions = {
 
 const DEADLINE_MS_DEFAULT = 10_000;
 const SOCKETS_MAX = 8;
+const STATUS_WRITTEN = 204;
 const RETENTION_POLICY = 'forever';
 
 export type Value = string | number | boolean | null;
@@ -28,6 +29,8 @@ export type Rows = readonly Readonly<Record<string, Value>>[];
 
 /** What InfluxDB has against the body of a write. */
 export type WriteRefusal = { readonly status: number; readonly reason: string };
+
+type PostOptions = Parameters<Pool['stream']>[0];
 
 type Answer = {
   readonly results: readonly {
@@ -102,7 +105,7 @@ export class InfluxClient {
       try {
         // InfluxDB#writePoints makes line protocol itself and harms it, so what it is built on is used. The body is typed as text there
         // and handed on as it is.
-        await this.#pool.discard({
+        await this.#post({
           method: 'POST',
           path: '/write',
           query: { db: this.#database, precision: 'ns' },
@@ -144,6 +147,21 @@ export class InfluxClient {
     signal.throwIfAborted();
     if (policies.some((policy) => policy.default)) return;
     await this.#influx.createRetentionPolicy(RETENTION_POLICY, { database, duration: 'INF', replication: 1, isDefault: true });
+  }
+
+  /** Any other success than 204 is somebody else's (a proxy, a captive portal), and says nothing of the rows. */
+  #post(options: PostOptions): Promise<void> {
+    return new Promise((resolve, reject) => {
+      this.#pool.stream(options, (error, response) => {
+        if (error) return reject(error);
+        if (response.statusCode !== STATUS_WRITTEN) {
+          response.destroy();
+          return reject(new Error(`a write was answered ${response.statusCode}, which is not InfluxDB's answer`));
+        }
+        response.resume();
+        resolve();
+      });
+    });
   }
 
   /** Once more when somebody dropped the database since it was made. */
