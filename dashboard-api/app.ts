@@ -30,6 +30,7 @@ const KEEP_ALIVE_MS = 72_000;
 const HEADER_BYTES_MAX = 16 * 1024;
 const PARAM_CHARS_MAX = 256;
 const CLOSE_MS_MAX = 5_000;
+const CLOSE_IDLE_EVERY_MS = 50;
 const RETRY_SECONDS = 5;
 /** All that the pages need comes from this server. */
 const DOCS_CSP = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'self'; frame-ancestors 'self'";
@@ -100,10 +101,17 @@ function refuseWhileStopping(app: Api, streams: LiveStreams): AbortSignal {
     reply.header('connection', 'close');
     done(new DownlinkError('shutting_down', 'the server is stopping', { retryAfterSeconds: RETRY_SECONDS }));
   });
+  const timers: NodeJS.Timeout[] = [];
   app.addHook('preClose', (done) => {
     stopping.abort();
     streams.close();
-    setTimeout(() => app.server.closeAllConnections(), CLOSE_MS_MAX).unref();
+    // A connection that was at work when the server closed goes idle after its answer, and would be waited for.
+    timers.push(setInterval(() => app.server.closeIdleConnections(), CLOSE_IDLE_EVERY_MS));
+    timers.push(setTimeout(() => app.server.closeAllConnections(), CLOSE_MS_MAX));
+    done();
+  });
+  app.addHook('onClose', (_, done) => {
+    for (const timer of timers) clearTimeout(timer);
     done();
   });
   return stopping.signal;

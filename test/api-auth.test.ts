@@ -17,12 +17,12 @@ beforeAll(async () => {
   const { body } = await server.request<Document>('GET', '/openapi.json');
   routes = Object.entries(body.paths).flatMap(([path, operations]) =>
     Object.entries(operations).map(([method, { security, description }]): Route => {
-      const schemes = (security ?? []).flatMap((one) => Object.keys(one));
+      const schemes = new Set((security ?? []).flatMap((one) => Object.keys(one)));
       return {
         name: `${method.toUpperCase()} ${path}`,
         method: method.toUpperCase(),
         path: path.replace('{id}', 'thing'),
-        by: schemes.includes('operatorKey') ? 'operator' : schemes.includes('deviceToken') ? 'device' : 'anyone',
+        by: schemes.has('operatorKey') ? 'operator' : schemes.has('deviceToken') ? 'device' : 'anyone',
         role: /Role: (\w+)\./.exec(description ?? '')?.[1],
       };
     }),

@@ -235,7 +235,7 @@ describe('waiting for the outcome', () => {
       (await server.request<View>('GET', '/v1/devices/left')).body['openCommands'] === 1 ? true : undefined,
     );
     gone.abort();
-    await expect(waiting).rejects.toThrow();
+    await expect(waiting).rejects.toThrow(/abort/);
     expect((await server.request('GET', '/v1/device/commands', { credential: device })).body).toMatchObject({
       commands: [{ name: 'stay' }],
     });
