@@ -165,6 +165,16 @@ describe('the stream', () => {
     stream.close();
   });
 
+  test('tells of presence that a new schedule changes', async () => {
+    const resting = await server.createDevice('resting', { limits: { silentSeconds: 1 } });
+    await server.request('GET', '/v1/device/commands', { credential: resting });
+    const stream = await StreamClient.open(server, '?type=presence&device=resting');
+    expect((await stream.next()).data).toMatchObject({ from: 'asleep', to: 'lost' });
+    await server.request('PATCH', '/v1/devices/resting', { body: { wake: { everySeconds: 3_600 } } });
+    expect((await stream.next()).data).toMatchObject({ from: 'lost', to: 'asleep' });
+    stream.close();
+  });
+
   test('shows only the types and devices that are asked for, repeated or with commas', async () => {
     await send({ a: 0 }, other);
     const [byType, byDevice, byBoth] = await Promise.all([
