@@ -1,4 +1,4 @@
-import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
+import { createHmac, hash, randomBytes, timingSafeEqual } from 'node:crypto';
 import type { State } from '../store/state.ts';
 
 /**
@@ -9,6 +9,7 @@ export const DEVICE_TOKEN_PREFIX = 'dld_';
 export const OPERATOR_KEY_PREFIX = 'dlk_';
 
 const SECRET_BYTES = 32;
+const DIGESTS_KEPT_MAX = 100_000;
 const SECRET_KEY = 'meta/token-secret';
 
 export function newSecret(prefix: string): string {
@@ -17,6 +18,8 @@ export function newSecret(prefix: string): string {
 
 export class SecretDigests {
   readonly #secret: Buffer;
+  /** Digests worked out before, by the token's plain hash: 256 random bits are as safe behind one as behind the other. */
+  readonly #digests = new Map<string, string>();
 
   private constructor(secret: Buffer) {
     this.#secret = secret;
@@ -32,7 +35,15 @@ export class SecretDigests {
   }
 
   digest(token: string): string {
-    return createHmac('sha256', this.#secret).update(token).digest('base64url');
+    // A plain hash takes a quarter of the time, and a device's token comes with each of its requests.
+    const short = hash('sha256', token, 'base64url');
+    let digest = this.#digests.get(short);
+    if (digest === undefined) {
+      digest = createHmac('sha256', this.#secret).update(token).digest('base64url');
+      if (this.#digests.size >= DIGESTS_KEPT_MAX) this.#digests.clear();
+      this.#digests.set(short, digest);
+    }
+    return digest;
   }
 
   /** Constant in time for digests of one length. */
