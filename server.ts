@@ -14,6 +14,7 @@ import { Metrics } from './broker/metrics.ts';
 import { DeviceMessages } from './broker/mqtt/device-messages.ts';
 import { JournalRoom } from './broker/mqtt/journal-room.ts';
 import { MqttServer } from './broker/mqtt/mqtt-server.ts';
+import { ReceivedMessages } from './broker/mqtt/received-messages.ts';
 import { MqttWebSocket } from './broker/mqtt/websocket.ts';
 import { ensureAdminKey } from './broker/registry/admin-key.ts';
 import { DeviceRegistry } from './broker/registry/device-registry.ts';
@@ -31,6 +32,7 @@ import { Ingest } from './broker/telemetry/ingest.ts';
 import { LatestValues } from './broker/telemetry/latest-values.ts';
 import { Rejects } from './broker/telemetry/rejects.ts';
 import { createApp } from './dashboard-api/app.ts';
+import { TimeMark } from './broker/time-mark.ts';
 import { HOUR_MS, type Clock } from './devices/clock.ts';
 import { uuidV7Source } from './devices/uuid-v7.ts';
 
@@ -73,7 +75,6 @@ async function wire(
 ): Promise<Omit<Server, 'close'>> {
   await prepareDataFolder(config.dataDir);
   const metrics = new Metrics();
-  const newId = uuidV7Source(clock);
 
   const state = await LevelState.open({
     folder: stateFolder(config.dataDir),
@@ -86,6 +87,10 @@ async function wire(
   const history = await openHistory(config);
   closers.push(() => history.close());
 
+  const mark = await TimeMark.load(state);
+  const newId = uuidV7Source(mark.clockFrom(clock));
+  const received = new ReceivedMessages(state);
+  await received.load();
   const digests = await SecretDigests.open(state);
   const keys = new OperatorKeys(state, digests, clock, newId);
   const registry = new DeviceRegistry(state, digests, clock);
@@ -102,21 +107,21 @@ async function wire(
 
   const shipper = new Shipper(state, history, quarantine, metrics, log);
   closers.push(() => shipper.close());
-  const ledger = new CommandLedger(state, events, clock);
+  const ledger = new CommandLedger(state, events, clock, mark);
   closers.push(() => ledger.close());
   const dispatcher = new Dispatcher(ledger, registry, clock);
   const issuer = new CommandIssuer(ledger, presence, state, clock, newId);
   const pull = new CommandPull(ledger, presence, clock);
   const queries = new CommandQueries(ledger, state, history);
   const latest = new LatestValues(history);
-  const ingest = new Ingest(state, events, latest, clock);
+  const ingest = new Ingest(state, events, latest, clock, mark);
   await ledger.load();
   const openCommands = ledger.book.size;
   shipper.start();
 
   const messages = new DeviceMessages(registry, ingest, ledger, rejects, metrics);
   const room = new JournalRoom(state.journal);
-  const mqtt = new MqttServer({ registry, presence, ledger, dispatcher, messages, room, metrics, log });
+  const mqtt = new MqttServer({ registry, presence, ledger, dispatcher, messages, received, room, metrics, log });
   observe(metrics, { ledger, registry, presence, state, shipper, quarantine, mqtt, room, clock });
 
   const problems = async (): Promise<string[]> => problemsOf(state, history, shipper);

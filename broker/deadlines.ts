@@ -9,18 +9,24 @@ type Entry = { readonly id: string; readonly at: number };
 
 const DUE_PER_TURN_MAX = 1_000;
 const STALE_KEPT_MAX = 1_024;
+/** Less is the clock being slewed. */
+const STEP_BACK_MS_MIN = 5_000;
 
 export class Deadlines {
   readonly #clock: Clock;
   readonly #onDue: (id: string) => void;
+  readonly #onStepBack: () => void;
   readonly #at = new Map<string, number>();
   #heap = new TinyQueue<Entry>([], byTime);
   #timer: NodeJS.Timeout | undefined;
   #armedFor = Number.POSITIVE_INFINITY;
+  #lastNow = Number.NEGATIVE_INFINITY;
 
-  constructor(clock: Clock, onDue: (id: string) => void) {
+  /** `onStepBack` is called within a second or so after the clock was set back by more than a few seconds, while there are deadlines. */
+  constructor(clock: Clock, onDue: (id: string) => void, onStepBack: () => void = () => {}) {
     this.#clock = clock;
     this.#onDue = onDue;
+    this.#onStepBack = onStepBack;
   }
 
   set(id: string, at: number | undefined): void {
@@ -56,6 +62,8 @@ export class Deadlines {
 
   #run(): void {
     const now = this.#clock.now();
+    if (now < this.#lastNow - STEP_BACK_MS_MIN) this.#onStepBack();
+    this.#lastNow = now;
     for (let done = 0; done < DUE_PER_TURN_MAX;) {
       const top = this.#heap.peek();
       if (top === undefined || top.at > now) break;

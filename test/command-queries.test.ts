@@ -11,6 +11,7 @@ import { PresenceTracker } from '../broker/registry/presence-tracker.ts';
 import { SecretDigests } from '../broker/registry/secrets.ts';
 import { LevelHistory } from '../broker/store/level/level-history.ts';
 import { LevelState } from '../broker/store/level/level-state.ts';
+import { TimeMark } from '../broker/time-mark.ts';
 import { uuidV7Source } from '../devices/uuid-v7.ts';
 
 const clock = { now: () => Date.now() };
@@ -30,7 +31,7 @@ beforeEach(async () => {
   const events = new LiveEvents('run', clock);
   const registry = new DeviceRegistry(state, await SecretDigests.open(state), clock);
   const { device } = await registry.create({ id: 'd' });
-  ledger = new CommandLedger(state, events, clock);
+  ledger = new CommandLedger(state, events, clock, await TimeMark.load(state));
   queries = new CommandQueries(ledger, state, history);
   const issuer = new CommandIssuer(
     ledger,

@@ -7,6 +7,7 @@ import { Deadlines } from '../deadlines.ts';
 import type { LiveEvents } from '../live-events.ts';
 import { commandEventLine, commandLine } from '../store/line-protocol.ts';
 import type { Change, State } from '../store/state.ts';
+import type { TimeMark } from '../time-mark.ts';
 import { CommandBook } from './command-book.ts';
 import { commandChanges, endedCommand, openCommands } from './command-store.ts';
 
@@ -33,6 +34,7 @@ type LedgerEvents = {
 };
 
 const UNSAVED_RETRY_MS = 1_000;
+const SLEW_MS_MAX = 1_000;
 const NS_PER_MS = 1_000_000n;
 const NS_PER_MICRO = 1_000n;
 
@@ -41,20 +43,27 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
   readonly #state: State;
   readonly #events: LiveEvents;
   readonly #clock: Clock;
+  readonly #mark: TimeMark;
   readonly #deadlines: Deadlines;
   /** Ended, and not yet durable: neither in the book any more nor in State yet. */
   readonly #ending = new Map<string, Command>();
   readonly #unsaved = new Map<string, Command>();
   #retry: NodeJS.Timeout | undefined;
-  #lastNs = 0n;
+  #lastNs: bigint;
 
-  constructor(state: State, events: LiveEvents, clock: Clock) {
+  constructor(state: State, events: LiveEvents, clock: Clock, mark: TimeMark) {
     super();
     this.setMaxListeners(0);
     this.#state = state;
     this.#events = events;
     this.#clock = clock;
-    this.#deadlines = new Deadlines(clock, (id) => this.#onDue(id));
+    this.#mark = mark;
+    this.#lastNs = BigInt(mark.floorMicros) * NS_PER_MICRO;
+    this.#deadlines = new Deadlines(
+      clock,
+      (id) => this.#onDue(id),
+      () => this.#takeBackFromTheFuture(),
+    );
   }
 
   /** Reads the open commands. What came due meanwhile is carried out; hand-overs by MQTT lapse, since their sessions are gone. */
@@ -66,10 +75,11 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
       if (command.state === 'sent' && command.transport === 'mqtt') this.tryStep(command.id, { type: 'lapse' });
       this.#onDue(command.id);
     }
+    this.#takeBackFromTheFuture();
     this.#supersedeLeftovers();
   }
 
-  /** Nanoseconds for a row in History, never the same twice. */
+  /** Nanoseconds for a row in History, never the same twice, also across a restart. */
   nextNs(now: number): string {
     const ns = BigInt(now) * NS_PER_MS;
     this.#lastNs = ns > this.#lastNs ? ns : this.#lastNs + NS_PER_MICRO;
@@ -78,7 +88,8 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
 
   /** Makes a new command durable, with `changes` that belong to it, and only then lets it be leased. */
   async add(command: Command, changes: readonly Change[]): Promise<void> {
-    await this.#state.commit([...commandChanges(command), ...changes], this.#rows(command, 'none'));
+    const rows = this.#rows(command, 'none');
+    await this.#commit([...commandChanges(command), ...changes], rows, 'bounded');
     this.book.put(command);
     this.#deadlines.set(command.id, nextDeadlineAt(command, this.#clock.now()));
     this.#tell(command, 'none');
@@ -137,7 +148,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     // Wakes are counted in State alone: History has a row for each change of state.
     const rows = command.state === from && event.type === 'wake' ? [] : this.#rows(command, from);
     if (isEnded(command)) this.#ending.set(id, command);
-    const durable = this.#state.commit(commandChanges(command), rows, 'exempt').then(() => {
+    const durable = this.#commit(commandChanges(command), rows, 'exempt').then(() => {
       if (this.#ending.get(id) === command) this.#ending.delete(id);
       this.#tell(command, from);
     });
@@ -147,6 +158,17 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
       this.#retryLater();
     });
     return durable;
+  }
+
+  /** With the mark of the latest time that anything here was given. */
+  async #commit(changes: readonly Change[], rows: readonly string[], bound: 'bounded' | 'exempt'): Promise<void> {
+    const mark = this.#mark.changesFor(Number(this.#lastNs / NS_PER_MICRO));
+    try {
+      await this.#state.commit([...changes, ...mark], rows, bound);
+    } catch (error) {
+      this.#mark.unsure();
+      throw error;
+    }
   }
 
   #inMemory(id: string): Command | undefined {
@@ -175,6 +197,14 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
         return;
       }
       this.tryStep(id, event);
+    }
+  }
+
+  /** The clock was set back under these hand-overs: their leases would last for as long as that. */
+  #takeBackFromTheFuture(): void {
+    const latest = this.#clock.now() + SLEW_MS_MAX;
+    for (const { id, state, sentAt } of [...this.book.all()]) {
+      if (state === 'sent' && sentAt !== undefined && sentAt > latest) this.tryStep(id, { type: 'lapse' });
     }
   }
 

@@ -8,6 +8,7 @@ import type { CommandLedger } from '../commands/command-ledger.ts';
 import { reportCommand } from '../commands/report-command.ts';
 import type { Metrics } from '../metrics.ts';
 import type { DeviceRegistry } from '../registry/device-registry.ts';
+import type { Change } from '../store/state.ts';
 import type { Ingest } from '../telemetry/ingest.ts';
 import type { Rejects } from '../telemetry/rejects.ts';
 
@@ -21,6 +22,7 @@ export type Taken =
   | { readonly outcome: 'not_now'; readonly error: DownlinkError };
 
 const NOT_NOW = new Set(['journal_full', 'storage_unavailable', 'shutting_down', 'internal']);
+const NO_CHANGES: readonly Change[] = [];
 const TAKEN: Taken = { outcome: 'taken' };
 
 export class DeviceMessages {
@@ -44,9 +46,10 @@ export class DeviceMessages {
     this.#readings = metrics.readings.labels('mqtt');
   }
 
-  take(deviceId: string, topic: string, payload: Buffer): Promise<Taken> {
+  /** `changes` are committed together with telemetry; a report that comes again is harmless. */
+  take(deviceId: string, topic: string, payload: Buffer, changes: readonly Change[] = NO_CHANGES): Promise<Taken> {
     try {
-      return this.#takeAs(parseUpTopic(deviceId, topic), deviceId, payload).then(
+      return this.#takeAs(parseUpTopic(deviceId, topic), deviceId, payload, changes).then(
         () => TAKEN,
         (thrown: unknown) => this.#refuse(deviceId, topic, payload, thrown),
       );
@@ -55,7 +58,7 @@ export class DeviceMessages {
     }
   }
 
-  #takeAs(up: UpTopic, deviceId: string, payload: Buffer): Promise<unknown> {
+  #takeAs(up: UpTopic, deviceId: string, payload: Buffer, changes: readonly Change[]): Promise<unknown> {
     if (payload.length > MESSAGE_BYTES_MAX) {
       throw new DownlinkError(
         'body_too_large',
@@ -64,7 +67,7 @@ export class DeviceMessages {
     }
     switch (up.kind) {
       case 'telemetry':
-        return this.#takeTelemetry(this.#registry.get(deviceId), payload);
+        return this.#takeTelemetry(this.#registry.get(deviceId), payload, changes);
       case 'report':
         return this.#takeReport(deviceId, up.commandId, payload);
       case 'foreign':
@@ -74,10 +77,10 @@ export class DeviceMessages {
     }
   }
 
-  #takeTelemetry(device: Device, payload: Buffer): Promise<void> {
+  #takeTelemetry(device: Device, payload: Buffer, changes: readonly Change[]): Promise<void> {
     const samples = parseTelemetry(parseJson(payload));
     this.#telemetryMessages.inc();
-    return this.#ingest.take(device, samples).then((count) => this.#readings.inc(count));
+    return this.#ingest.take(device, samples, changes).then((count) => this.#readings.inc(count));
   }
 
   #takeReport(deviceId: string, commandId: string, payload: Buffer): Promise<unknown> {

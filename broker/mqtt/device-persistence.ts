@@ -7,19 +7,29 @@ import memory from 'aedes-persistence';
  */
 export type Puback = (client: object, messageId: number) => void;
 
+export type Pubrel = (client: object, messageId: number) => Promise<void>;
+
 type PacketId = { readonly messageId?: number | undefined };
 
 /** The part of aedes' persistence that Downlink itself calls. */
 export type DevicePersistence = {
   /** Rejects when the QoS 2 message is not one that waits for its PUBREL. */
-  incomingGetPacket(client: object, packet: PacketId): Promise<object>;
+  incomingGetPacket(client: object, packet: PacketId & { cmd?: string }): Promise<object>;
 };
 
 // Its types describe the callback interface of older versions.
 const memoryPersistence = memory as unknown as () => DevicePersistence;
 
-export function devicePersistence(onPuback: Puback): DevicePersistence {
-  return Object.assign(memoryPersistence(), {
+/** `onPubrel` resolves when the QoS 2 message's id is free; PUBCOMP waits for it. */
+export function devicePersistence(onPuback: Puback, onPubrel: Pubrel): DevicePersistence {
+  const inMemory = memoryPersistence();
+  const incomingGetPacket = inMemory.incomingGetPacket.bind(inMemory);
+  return Object.assign(inMemory, {
+    // aedes asks for every PUBREL's message first, whether it knows it or not.
+    incomingGetPacket: async (client: object, packet: PacketId & { cmd?: string }) => {
+      if (packet.cmd === 'pubrel' && packet.messageId !== undefined) await onPubrel(client, packet.messageId);
+      return incomingGetPacket(client, packet);
+    },
     // Nothing is queued for anybody, so nobody need be looked up.
     subscriptionsByTopic: async () => [],
     outgoingEnqueue: async () => {},

@@ -11,11 +11,13 @@ import type { Dispatcher } from '../commands/dispatcher.ts';
 import type { Metrics } from '../metrics.ts';
 import type { DeviceRegistry } from '../registry/device-registry.ts';
 import type { PresenceTracker } from '../registry/presence-tracker.ts';
-import type { DeviceMessages } from './device-messages.ts';
+import type { DeviceMessages, Taken } from './device-messages.ts';
+import type { Change } from '../store/state.ts';
 import { devicePersistence, type DevicePersistence } from './device-persistence.ts';
 import { DeviceSession } from './device-session.ts';
 import type { JournalRoom } from './journal-room.ts';
 import { guardPacketSize } from './packet-size-guard.ts';
+import type { ReceivedMessages } from './received-messages.ts';
 
 /**
  * Devices over MQTT, on aedes. A connection is bound to the device whose token it shows; it may publish and subscribe to the device's own
@@ -27,6 +29,7 @@ export type MqttServerParts = {
   readonly ledger: CommandLedger;
   readonly dispatcher: Dispatcher;
   readonly messages: DeviceMessages;
+  readonly received: ReceivedMessages;
   readonly room: JournalRoom;
   readonly metrics: Metrics;
   readonly log: Logger;
@@ -58,7 +61,10 @@ export class MqttServer {
 
   constructor(parts: MqttServerParts) {
     this.#parts = parts;
-    this.#persistence = devicePersistence((client, messageId) => this.#onPuback(client, messageId));
+    this.#persistence = devicePersistence(
+      (client, messageId) => this.#onPuback(client, messageId),
+      (client, messageId) => this.#onPubrel(client, messageId),
+    );
     this.#aedes = new Aedes({
       persistence: this.#persistence,
       concurrency: 0,
@@ -164,6 +170,7 @@ export class MqttServer {
     if (session === undefined) return;
     Object.assign(client, { duplicates: REMEMBERS_NOTHING });
     session.isRegistered = true;
+    if (client.clean) this.#parts.received.forget(session.deviceId).catch(() => {});
     this.#parts.presence.session(session.deviceId, 1);
   }
 
@@ -204,21 +211,37 @@ export class MqttServer {
   }
 
   async #take(session: DeviceSession, packet: PublishPacket): Promise<Error | null> {
-    const { topic, payload, qos } = packet;
+    const { topic, payload, qos, messageId, dup } = packet;
     // [MQTT-4.3.3-2]: a QoS 2 message seen before its PUBREL is the same message.
     if (qos === 2 && (await this.#isRepeat(session, packet))) return null;
     const body = typeof payload === 'string' ? Buffer.from(payload) : payload;
-    let taken = await this.#parts.messages.take(session.deviceId, topic, body);
-    while (taken.outcome === 'not_now' && taken.error.code === 'journal_full' && qos > 0) {
-      if (!(await this.#hasRoom(session, topic, taken.error))) return taken.error;
-      taken = await this.#parts.messages.take(session.deviceId, topic, body);
-    }
-    if (taken.outcome === 'taken') return null;
+    const taken =
+      qos === 2 && messageId !== undefined
+        ? await this.#parts.received.once(session.deviceId, { messageId, dup, topic, payload: body }, (changes) =>
+            this.#takeWithRoom(session, topic, body, qos, changes),
+          )
+        : await this.#takeWithRoom(session, topic, body, qos);
+    if (taken === 'repeat' || taken.outcome === 'taken') return null;
     this.#tell(session.client, topic, taken.error);
     if (taken.outcome === 'refused') return null;
     if (qos > 0) return taken.error;
     this.#parts.metrics.droppedMessages.inc();
     return null;
+  }
+
+  async #takeWithRoom(
+    session: DeviceSession,
+    topic: string,
+    body: Buffer,
+    qos: number,
+    changes?: readonly Change[],
+  ): Promise<Taken> {
+    const { messages } = this.#parts;
+    for (;;) {
+      const taken = await messages.take(session.deviceId, topic, body, changes);
+      if (taken.outcome !== 'not_now' || taken.error.code !== 'journal_full' || qos === 0) return taken;
+      if (!(await this.#hasRoom(session, topic, taken.error))) return taken;
+    }
   }
 
   /**
@@ -282,6 +305,13 @@ export class MqttServer {
     if ('writableLength' in client.conn && client.conn.writableLength > BACKLOG_BYTES_MAX) return null;
     packet.messageId = session.messageIdFor(Object(packet.payload) as object);
     return packet;
+  }
+
+  /** When the disk refuses, PUBCOMP is not sent: the device releases again over its next connection. */
+  async #onPubrel(client: object, messageId: number): Promise<void> {
+    const session = this.#sessions.get(client);
+    if (session === undefined) return;
+    await this.#parts.received.release(session.deviceId, messageId).catch(() => session.cut());
   }
 
   #onPuback(client: object, messageId: number): void {

@@ -3,7 +3,8 @@ import { TS_AHEAD_SECONDS_DEFAULT, TS_BEHIND_SECONDS_DEFAULT, type Device } from
 import type { Sample } from '../../devices/telemetry.ts';
 import type { LiveEvents } from '../live-events.ts';
 import { telemetryLine } from '../store/line-protocol.ts';
-import type { State } from '../store/state.ts';
+import type { Change, State } from '../store/state.ts';
+import type { TimeMark } from '../time-mark.ts';
 import type { LatestValues } from './latest-values.ts';
 
 /**
@@ -13,6 +14,7 @@ import type { LatestValues } from './latest-values.ts';
  * device in steps of a microsecond. A `ts` out of the device's bounds is replaced likewise and kept beside the values as `$givenTs`.
  */
 const MICROS_PER_MS = 1_000;
+const NO_CHANGES: readonly Change[] = [];
 
 type Row = { readonly values: Sample['values']; readonly timeNs: string; readonly givenTs?: number };
 
@@ -21,15 +23,17 @@ export class Ingest {
   readonly #events: LiveEvents;
   readonly #latest: LatestValues;
   readonly #clock: Clock;
+  readonly #mark: TimeMark;
   /** Last server-given time of each device, epoch microseconds. */
   readonly #lastMicros = new Map<string, number>();
   #readings = 0;
 
-  constructor(state: State, events: LiveEvents, latest: LatestValues, clock: Clock) {
+  constructor(state: State, events: LiveEvents, latest: LatestValues, clock: Clock, mark: TimeMark) {
     this.#state = state;
     this.#events = events;
     this.#latest = latest;
     this.#clock = clock;
+    this.#mark = mark;
   }
 
   /** Readings made durable since the start of this run. */
@@ -37,19 +41,28 @@ export class Ingest {
     return this.#readings;
   }
 
-  /** Resolves with the number of readings taken. Throws `journal_full` or `storage_unavailable`, and then nothing of it was taken. */
-  take(device: Device, samples: readonly Sample[]): Promise<number> {
+  /** Resolves with the number of readings taken, `changes` being made with them. Throws `journal_full` or `storage_unavailable`, and then nothing of it was taken. */
+  take(device: Device, samples: readonly Sample[], changes: readonly Change[] = NO_CHANGES): Promise<number> {
     const now = this.#clock.now();
     const aheadMs = (device.limits.tsAheadSeconds ?? TS_AHEAD_SECONDS_DEFAULT) * SECOND_MS;
     const behindMs = (device.limits.tsBehindSeconds ?? TS_BEHIND_SECONDS_DEFAULT) * SECOND_MS;
+    let lastGivenMicros = 0;
     const rows = samples.map((sample): Row => {
       const { ts, values } = sample;
       const isInBounds = ts !== undefined && ts > 0 && ts <= now + aheadMs && ts >= now - behindMs;
-      const timeNs = isInBounds ? `${ts}000000` : `${this.#nextMicros(device.id, now)}000`;
+      if (!isInBounds) lastGivenMicros = this.#nextMicros(device.id, now);
+      const timeNs = isInBounds ? `${ts}000000` : `${lastGivenMicros}000`;
       return ts === undefined || isInBounds ? { values, timeNs } : { values, timeNs, givenTs: ts };
     });
     const lines = rows.map((row) => telemetryLine(device.id, row.values, row.timeNs, row.givenTs));
-    return this.#state.commit([], lines).then(() => this.#taken(device.id, rows));
+    const mark = lastGivenMicros === 0 ? NO_CHANGES : this.#mark.changesFor(lastGivenMicros);
+    return this.#state.commit(mark.length === 0 ? changes : [...changes, ...mark], lines).then(
+      () => this.#taken(device.id, rows),
+      (error: unknown) => {
+        this.#mark.unsure();
+        throw error;
+      },
+    );
   }
 
   forget(deviceId: string): void {
@@ -66,9 +79,9 @@ export class Ingest {
     return count;
   }
 
-  /** Never the same twice, also when the clock steps back. */
+  /** Never the same twice, also when the clock steps back, and across a restart. */
   #nextMicros(deviceId: string, now: number): number {
-    const micros = Math.max(now * MICROS_PER_MS, (this.#lastMicros.get(deviceId) ?? 0) + 1);
+    const micros = Math.max(now * MICROS_PER_MS, (this.#lastMicros.get(deviceId) ?? this.#mark.floorMicros) + 1);
     this.#lastMicros.set(deviceId, micros);
     return micros;
   }

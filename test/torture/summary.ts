@@ -16,7 +16,7 @@ export function roundLine({ nth, moment, livedMs, startMs, acknowledgements, jou
   return cells.join('  ');
 }
 
-export function summary({ faults, readings, commands, kills, reconnects }: Outcome, seed: number): string {
+export function summary({ faults, readings, commands, kills, reconnects, drainMs, dataDir }: Outcome, seed: number): string {
   const states = Array.from(commands.byState, ([state, count]) => `${grouped(count)} ${state}`).toSorted();
   const lines = [
     '',
@@ -47,7 +47,7 @@ export function summary({ faults, readings, commands, kills, reconnects }: Outco
     ]),
     '',
     `ended as: ${states.join(', ') || 'none'}`,
-    `kills: ${Array.from(kills, ([moment, count]) => `${count} ${moment}`).join(', ')}, 1 at the end; MQTT connections: ${grouped(reconnects)}`,
+    `kills: ${Array.from(kills, ([moment, count]) => `${count} ${moment}`).join(', ')}, 1 at the end; MQTT connections: ${grouped(reconnects)}; all answered within ${duration(drainMs)}`,
     `seed: ${seed}`,
     '',
   ];
@@ -55,5 +55,12 @@ export function summary({ faults, readings, commands, kills, reconnects }: Outco
     return [...lines, 'Nothing that was acknowledged is missing, and nothing is there twice.', ''].join('\n');
   const shown = faults.slice(0, FAULTS_SHOWN_MAX);
   const more = faults.length > shown.length ? [`… and ${grouped(faults.length - shown.length)} more`] : [];
-  return [...lines, `${grouped(faults.length)} things are not as they were acknowledged:`, ...shown, ...more, ''].join('\n');
+  return [
+    ...lines,
+    `${grouped(faults.length)} things are not as they were acknowledged:`,
+    ...shown,
+    ...more,
+    `The data folder is kept: ${dataDir}`,
+    '',
+  ].join('\n');
 }

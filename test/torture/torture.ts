@@ -32,6 +32,10 @@ export type Outcome = {
   readonly commands: CommandTally;
   readonly kills: ReadonlyMap<Moment, number>;
   readonly reconnects: number;
+  /** From the last kill's recovery to the last acknowledgement and the last command's end. */
+  readonly drainMs: number;
+  /** Kept for a look at it, where there are faults. */
+  readonly dataDir?: string;
 };
 
 /** When it is killed: at any time; in the very turn of an acknowledgement; while it starts; while it ships a burst. */
@@ -55,11 +59,16 @@ export async function torture(options: Options, onRound: (round: Round) => void)
     dataDir,
     influxUrl === undefined ? {} : { DOWNLINK_INFLUX_URL: influxUrl, DOWNLINK_INFLUX_DATABASE: database },
   );
+  let isKept = true;
   try {
-    return await run(options, victim, onRound);
+    const outcome = await run(options, victim, onRound);
+    isKept = outcome.faults.length > 0;
+    return { ...outcome, ...(isKept && { dataDir }) };
+  } catch (error) {
+    throw new Error(`${(error as Error).message} (the data folder is kept: ${dataDir})`, { cause: error });
   } finally {
     await victim.kill();
-    await rm(dataDir, { recursive: true, force: true });
+    if (!isKept) await rm(dataDir, { recursive: true, force: true });
     if (influxUrl !== undefined) {
       const body = new URLSearchParams({ q: `DROP DATABASE "${database}"` });
       await fetch(`${influxUrl}/query`, { method: 'POST', body }).catch(() => {});
@@ -122,8 +131,10 @@ async function run(options: Options, victim: Victim, onRound: (round: Round) => 
   enough.abort();
   await Promise.all([...devices, ...operators].map((client) => client.produced()));
   const faults: string[] = [];
+  const drainedFrom = performance.now();
   if (!(await drained(judge, ids, devices)))
     faults.push(`commands were still open, or clients unanswered, ${DRAIN_MS_MAX / 1_000} s after the last kill`);
+  const drainMs = performance.now() - drainedFrom;
   gone.abort();
   await Promise.all(sleepyDevices.map((device) => device.closed()));
   for (const device of pushDevices) device.close();
@@ -134,7 +145,7 @@ async function run(options: Options, victim: Victim, onRound: (round: Round) => 
   const readings = await verifyReadings(records, judge, faults);
   const commands = await verifyCommands(records, judge, faults);
   const reconnects = pushDevices.reduce((sum, { connections }) => sum + connections, 0);
-  return { faults, readings, commands, kills, reconnects };
+  return { faults, readings, commands, kills, reconnects, drainMs };
 }
 
 async function register(judge: Operator, id: string): Promise<string> {

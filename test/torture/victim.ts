@@ -63,7 +63,8 @@ export class Victim {
     if (child === undefined) throw new Error('bug: not spawned');
     const until = performance.now() + START_MS_MAX;
     for (;;) {
-      if (child.exitCode !== null) throw new Error(`the server did not start: ${this.#printed.trim()}`);
+      const end = child.exitCode ?? child.signalCode;
+      if (end !== null) throw new Error(`the server did not start (${end}): ${this.#printed.trim()}`);
       if (performance.now() > until) throw new Error(`the server was not ready in time: ${this.#printed.trim()}`);
       const mqtt = /mqtt:\/\/[^:]+:(\d+)/.exec(this.#printed)?.[1];
       const http = /http:\/\/[^:]+:(\d+)\/docs/.exec(this.#printed)?.[1];
