@@ -72,7 +72,7 @@ export async function createApp(parts: ApiParts): Promise<Api> {
     routePrefix: '/docs',
     theme: { title: 'Downlink API' },
     staticCSP: DOCS_CSP,
-    uiConfig: { deepLinking: true, persistAuthorization: true },
+    uiConfig: { deepLinking: true, persistAuthorization: true, layout: 'BaseLayout' },
   });
   app.addHook('onRoute', refuseUnknownParameters);
 
