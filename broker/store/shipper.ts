@@ -92,11 +92,18 @@ export class Shipper {
   }
 
   async #shipOne(): Promise<boolean> {
+    const { head } = this.#state.journal;
     const batch = await this.#state.journal.read(this.#through, BATCH_BYTES_MAX);
-    if (batch === undefined) return false;
+    if (batch === undefined) {
+      // Nothing is left of what came before: an earlier run shipped it.
+      this.#through = Math.max(this.#through, head);
+      this.#release(this.#through);
+      return false;
+    }
     const refused = await this.#history.append(batch.lines);
     if (refused.length > 0) await this.#quarantine.keep(refused);
-    await this.#state.journal.trim(batch.through);
+    // Not waited for: until it is written, a crash ships these rows again, which changes nothing.
+    this.#state.journal.trim(batch.through).catch(() => {});
     this.#through = batch.through;
     this.#release(batch.through);
     return true;
