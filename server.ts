@@ -75,16 +75,21 @@ async function wire(
 ): Promise<Omit<Server, 'close'>> {
   await prepareDataFolder(config.dataDir);
   const metrics = new Metrics();
+  const onDamage = (line: string): void => {
+    metrics.damage.inc();
+    log.warn(`damage: ${line}`);
+  };
 
   const state = await LevelState.open({
     folder: stateFolder(config.dataDir),
     journalBytesMax: config.journalBytesMax,
     clock,
+    onDamage,
   }).catch((error: unknown) => {
     throw startErrorOf(error, stateFolder(config.dataDir));
   });
   closers.push(() => state.close());
-  const history = await openHistory(config);
+  const history = await openHistory(config, onDamage);
   closers.push(() => history.close());
 
   const mark = await TimeMark.load(state);
@@ -170,7 +175,7 @@ async function wire(
   return { httpPort, mqttPort, adminKey: adminKey.key, isFirstStart: adminKey.isNew, openCommands };
 }
 
-async function openHistory({ influx, dataDir }: Config): Promise<History> {
+async function openHistory({ influx, dataDir }: Config, onDamage: (line: string) => void): Promise<History> {
   if (influx.enabled) {
     const { url, database, username, password } = influx;
     return InfluxHistory.open({
@@ -180,7 +185,7 @@ async function openHistory({ influx, dataDir }: Config): Promise<History> {
       ...(password !== undefined && { password }),
     });
   }
-  return LevelHistory.open(historyFolder(dataDir)).catch((error: unknown) => {
+  return LevelHistory.open(historyFolder(dataDir), onDamage).catch((error: unknown) => {
     throw startErrorOf(error, historyFolder(dataDir));
   });
 }

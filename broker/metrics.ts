@@ -51,6 +51,12 @@ export class Metrics {
     registers: [this.registry],
   });
 
+  readonly damage = new Counter({
+    name: 'downlink_damage_total',
+    help: 'Losses to damage of the data folder, each told in one line of the log',
+    registers: [this.registry],
+  });
+
   constructor() {
     collectDefaultMetrics({ register: this.registry });
   }

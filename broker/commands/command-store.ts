@@ -2,6 +2,7 @@ import { isEnded, type Command } from '../../devices/command.ts';
 import { DAY_MS } from '../../devices/clock.ts';
 import { uuidV7Ms } from '../../devices/uuid-v7.ts';
 import type { Change, State } from '../store/state.ts';
+import { valueAt, valuesUnder } from '../store/values.ts';
 
 /**
  * Where commands stand in State: open ones under `command/{id}`; ended ones for a week under `ended/{id}`, with `ended-of/{device}/{id}`
@@ -26,12 +27,11 @@ export function commandChanges(command: Command): Change[] {
 }
 
 export async function* openCommands(state: State): AsyncIterable<Command> {
-  for await (const [, value] of state.scan(OPEN)) yield JSON.parse(value) as Command;
+  for await (const [, command] of valuesUnder<Command>(state, OPEN)) yield command;
 }
 
 export async function endedCommand(state: State, id: string): Promise<Command | undefined> {
-  const value = await state.get(ENDED + id);
-  return value === undefined ? undefined : (JSON.parse(value) as Command);
+  return valueAt<Command>(state, ENDED + id);
 }
 
 /** Ended commands of a device that State still has, newest first, those issued before `beforeId`. */
@@ -47,10 +47,9 @@ export async function* endedCommandsOf(state: State, deviceId: string, beforeId?
 export async function sweepEnded(state: State, now: number): Promise<number> {
   let swept = 0;
   let changes: Change[] = [];
-  for await (const [key, value] of state.scan(ENDED)) {
+  for await (const [key, command] of valuesUnder<Command>(state, ENDED)) {
     const id = key.slice(ENDED.length);
     if (uuidV7Ms(id) > now - ENDED_KEPT_MS) break;
-    const command = JSON.parse(value) as Command;
     if ((command.finishedAt ?? 0) > now - ENDED_KEPT_MS) continue;
     changes.push({ del: key }, { del: `${ENDED_OF}${command.deviceId}/${id}` });
     swept += 1;

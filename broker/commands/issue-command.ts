@@ -17,6 +17,7 @@ import type { JsonValue } from '../../devices/json.ts';
 import { nextWakeAt, nthWakeAt } from '../../devices/wake-schedule.ts';
 import type { PresenceTracker } from '../registry/presence-tracker.ts';
 import type { Change, State } from '../store/state.ts';
+import { valueAt, valuesUnder } from '../store/values.ts';
 import type { CommandLedger } from './command-ledger.ts';
 
 /** Issuing: checks what an operator asks for, makes the command durable, and lets it take the place of older ones with its key. */
@@ -93,8 +94,8 @@ export class CommandIssuer {
   /** Forgets idempotency keys that are over a day old. */
   async sweep(): Promise<void> {
     const old = this.#clock.now() - IDEMPOTENCY_KEPT_MS;
-    for await (const [key, value] of this.#state.scan(IDEMPOTENCY)) {
-      if ((JSON.parse(value) as Remembered).at < old) await this.#state.commit([{ del: key }], []);
+    for await (const [key, { at }] of valuesUnder<Remembered>(this.#state, IDEMPOTENCY)) {
+      if (at < old) await this.#state.commit([{ del: key }], []);
     }
   }
 
@@ -104,9 +105,8 @@ export class CommandIssuer {
     place: string,
     bodyDigest: string,
   ): Promise<{ command: Command; isRepeat: boolean }> {
-    const kept = await this.#state.get(place);
-    if (kept !== undefined) {
-      const remembered = JSON.parse(kept) as Remembered;
+    const remembered = await valueAt<Remembered>(this.#state, place);
+    if (remembered !== undefined) {
       const isFresh = remembered.at >= this.#clock.now() - IDEMPOTENCY_KEPT_MS;
       const command = isFresh ? await this.#ledger.find(remembered.commandId) : undefined;
       if (command !== undefined) {

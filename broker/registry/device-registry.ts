@@ -3,6 +3,7 @@ import { GRACE_SECONDS_DEFAULT, type Device, type DeviceLimits, type Labels, typ
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import { assertWakeSchedule } from '../../devices/wake-schedule.ts';
 import type { State } from '../store/state.ts';
+import { valuesUnder } from '../store/values.ts';
 import { DEVICE_TOKEN_PREFIX, newSecret, type SecretDigests } from './secrets.ts';
 
 /** Who may speak as what: the devices, their labels and schedules, and the digests of their tokens. All in memory, durable in State. */
@@ -48,7 +49,7 @@ export class DeviceRegistry {
   }
 
   async load(): Promise<void> {
-    for await (const [, value] of this.#state.scan(PREFIX)) this.#keep(JSON.parse(value) as Registered);
+    for await (const [, registered] of valuesUnder<Registered>(this.#state, PREFIX)) this.#keep(registered);
   }
 
   onCredentialGone(listener: CredentialListener): void {

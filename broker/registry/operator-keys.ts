@@ -2,6 +2,7 @@ import { Type, type Static } from 'typebox';
 import type { Clock } from '../../devices/clock.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import type { State } from '../store/state.ts';
+import { valuesUnder } from '../store/values.ts';
 import { newSecret, OPERATOR_KEY_PREFIX, type SecretDigests } from './secrets.ts';
 
 /** Operators' keys and their roles. A key is shown once and kept as a digest. */
@@ -41,7 +42,7 @@ export class OperatorKeys {
   }
 
   async load(): Promise<void> {
-    for await (const [, value] of this.#state.scan(PREFIX)) this.#keep(JSON.parse(value) as Kept);
+    for await (const [, kept] of valuesUnder<Kept>(this.#state, PREFIX)) this.#keep(kept);
   }
 
   get size(): number {

@@ -3,6 +3,7 @@ import { presenceOf, type Contacts, type Presence, type PresenceState } from '..
 import { Deadlines } from '../deadlines.ts';
 import type { LiveEvents } from '../live-events.ts';
 import type { State } from '../store/state.ts';
+import { valuesUnder } from '../store/values.ts';
 import type { DeviceRegistry } from './device-registry.ts';
 
 /**
@@ -36,10 +37,9 @@ export class PresenceTracker {
   }
 
   async load(): Promise<void> {
-    for await (const [key, value] of this.#state.scan(PREFIX)) {
+    for await (const [key, { lastContactAt }] of valuesUnder<{ lastContactAt: number }>(this.#state, PREFIX)) {
       const id = key.slice(PREFIX.length);
       if (this.#registry.find(id) === undefined) continue;
-      const { lastContactAt } = JSON.parse(value) as { lastContactAt: number };
       this.#tracked.set(id, { sessions: 0, parked: 0, lastContactAt, told: 'never', isWakeTaken: true });
     }
     // The states as they are now are where events start from; a restart is no news.

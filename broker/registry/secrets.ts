@@ -1,5 +1,6 @@
 import { createHmac, hash, randomBytes, timingSafeEqual } from 'node:crypto';
 import type { State } from '../store/state.ts';
+import { valueAt } from '../store/values.ts';
 
 /**
  * Tokens and keys: 256 random bits behind a prefix that tells their kind, shown once, kept as HMAC-SHA256 under a secret of this
@@ -11,6 +12,8 @@ export const OPERATOR_KEY_PREFIX = 'dlk_';
 const SECRET_BYTES = 32;
 const DIGESTS_KEPT_MAX = 100_000;
 const SECRET_KEY = 'meta/token-secret';
+/** At the other end of the keys: all tokens are worth nothing without it, so that damage in one place must not take it. */
+const SECRET_COPY_KEY = 'token-secret-copy';
 
 export function newSecret(prefix: string): string {
   return prefix + randomBytes(SECRET_BYTES).toString('base64url');
@@ -27,11 +30,17 @@ export class SecretDigests {
 
   /** Reads the installation's secret, or makes it on the first start. */
   static async open(state: State): Promise<SecretDigests> {
-    const kept = await state.get(SECRET_KEY);
-    if (kept !== undefined) return new SecretDigests(Buffer.from(JSON.parse(kept) as string, 'base64url'));
-    const secret = randomBytes(SECRET_BYTES);
-    await state.commit([{ put: SECRET_KEY, value: JSON.stringify(secret.toString('base64url')) }], []);
-    return new SecretDigests(secret);
+    const kept = await valueAt<string>(state, SECRET_KEY);
+    const copied = await valueAt<string>(state, SECRET_COPY_KEY);
+    const secret = kept ?? copied ?? randomBytes(SECRET_BYTES).toString('base64url');
+    // Each in a commit of its own: they are to lie apart on the disk.
+    for (const [key, value] of [
+      [SECRET_KEY, kept],
+      [SECRET_COPY_KEY, copied],
+    ] as const) {
+      if (value === undefined) await state.commit([{ put: key, value: JSON.stringify(secret) }], []);
+    }
+    return new SecretDigests(Buffer.from(secret, 'base64url'));
   }
 
   digest(token: string): string {

@@ -53,7 +53,13 @@ export function commandOfRow({ device, name, timeNs, fields }: CommandRow): Comm
 
 function jsonField(field: 'params' | 'result', fields: CommandRow['fields']): Partial<Command> {
   const text = fields[field];
-  return typeof text === 'string' ? { [field]: JSON.parse(text) as JsonValue } : {};
+  if (typeof text !== 'string') return {};
+  try {
+    return { [field]: JSON.parse(text) as JsonValue };
+  } catch {
+    // Damaged, or written by somebody else: the rest of the row is worth showing.
+    return {};
+  }
 }
 
 function isGiven(value: unknown): boolean {

@@ -2,6 +2,7 @@ import type { Clock } from '../../devices/clock.ts';
 import type { Metrics } from '../metrics.ts';
 import type { RefusedLine } from './history.ts';
 import type { State } from './state.ts';
+import { valuesUnder } from './values.ts';
 
 /** Rows that History refused by themselves, with its words: the newest ten thousand, in State. */
 export type QuarantinedRow = RefusedLine & { readonly at: number };
@@ -54,8 +55,8 @@ export class Quarantine {
   async list(options: { limit: number; before?: number | undefined }): Promise<(QuarantinedRow & { n: number })[]> {
     const rows: (QuarantinedRow & { n: number })[] = [];
     const after = options.before === undefined ? {} : { after: slotKey(options.before) };
-    for await (const [key, value] of this.#state.scan(PREFIX, { reverse: true, ...after })) {
-      rows.push({ n: Number(key.slice(PREFIX.length)), ...(JSON.parse(value) as QuarantinedRow) });
+    for await (const [key, row] of valuesUnder<QuarantinedRow>(this.#state, PREFIX, { reverse: true, ...after })) {
+      rows.push({ n: Number(key.slice(PREFIX.length)), ...row });
       if (rows.length >= options.limit) break;
     }
     return rows;

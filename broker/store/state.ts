@@ -23,6 +23,9 @@ export interface State {
   /** Every key that starts with `prefix`, in order; `after` (exclusive) resumes, `reverse` starts at the end. */
   scan(prefix: string, options?: { after?: string; reverse?: boolean }): AsyncIterable<[key: string, value: string]>;
 
+  /** Takes a value that cannot be read out of the way, so that it is met once, and tells of it in one line. */
+  putAside(key: string, value: string): Promise<void>;
+
   /** Throws `storage_unavailable` when the last commit could not be written and nothing has been since. */
   check(): Promise<void>;
 

@@ -2,6 +2,7 @@ import type { Clock } from '../../devices/clock.ts';
 import type { DownlinkError } from '../../devices/downlink-error.ts';
 import type { ErrorCode } from '../../devices/error-codes.ts';
 import type { State } from '../store/state.ts';
+import { valuesUnder } from '../store/values.ts';
 
 /** What each device sent that was refused, and why: the last hundred a device, in State. */
 export type Reject = {
@@ -32,8 +33,7 @@ export class Rejects {
   }
 
   async load(): Promise<void> {
-    for await (const [, value] of this.#state.scan(PREFIX)) {
-      const { deviceId, n } = JSON.parse(value) as { deviceId: string; n: number };
+    for await (const [, { deviceId, n }] of valuesUnder<{ deviceId: string; n: number }>(this.#state, PREFIX)) {
       this.#counts.set(deviceId, Math.max(this.#counts.get(deviceId) ?? 0, n + 1));
     }
   }
@@ -65,9 +65,8 @@ export class Rejects {
   /** Newest first. */
   async list(deviceId: string): Promise<Reject[]> {
     const kept: { n: number; reject: Reject }[] = [];
-    for await (const [, value] of this.#state.scan(`${PREFIX}${deviceId}/`)) {
-      kept.push(JSON.parse(value) as { n: number; reject: Reject });
-    }
+    for await (const [, slot] of valuesUnder<{ n: number; reject: Reject }>(this.#state, `${PREFIX}${deviceId}/`))
+      kept.push(slot);
     return kept.toSorted((a, b) => b.n - a.n).map(({ reject }) => reject);
   }
 

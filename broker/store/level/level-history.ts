@@ -1,4 +1,3 @@
-import { ClassicLevel } from 'classic-level';
 import type { Command } from '../../../devices/command.ts';
 import { DownlinkError } from '../../../devices/downlink-error.ts';
 import { isMetricName } from '../../../devices/telemetry.ts';
@@ -8,7 +7,8 @@ import { parseFields, valueOf } from '../line-parser.ts';
 import { fieldOfMetric, GIVEN_TS_FIELD, metricOfField } from '../line-protocol.ts';
 import * as keys from './history-keys.ts';
 import { tallyWindows, type StoredPoint } from './point-windows.ts';
-import { writeRows, type Database } from './row-writer.ts';
+import { isOfDamage, openLevel, type Database, type OpenLevelOptions } from './open-level.ts';
+import { writeRows } from './row-writer.ts';
 import { timeOfSortable } from './sortable-time.ts';
 
 const ENTRIES_A_READ = 1_000;
@@ -16,29 +16,36 @@ const READ_BYTES = 256 * 1024;
 /** With LevelDB's own 4 and 2 MiB, compaction held appends up five times longer. */
 const WRITE_BUFFER_BYTES = 16 * 1024 * 1024;
 const FILE_BYTES_MAX = 8 * 1024 * 1024;
+/** Of tables at a start, the newest first: about a second. Damage in older ones is met when they are read or compacted. */
+const CHECKED_BYTES_MAX = 256 * 1024 * 1024;
 
 /** The embedded History: LevelDB in a folder of its own. */
 export class LevelHistory implements History {
   readonly #db: Database;
+  readonly #folder: string;
+  readonly #settings: OpenLevelOptions;
   /** Writes run one after the other: command rows are read, merged and put back. */
   #writing: Promise<unknown> = Promise.resolve();
   #mustReopen = false;
+  /** The last write met damage: the folder is mended before it is opened again. */
+  #isDamaged = false;
   #closing: Promise<void> | undefined;
 
-  private constructor(db: Database) {
+  private constructor(db: Database, folder: string, settings: OpenLevelOptions) {
     this.#db = db;
+    this.#folder = folder;
+    this.#settings = settings;
   }
 
   /** Opens or makes the folder. Throws the LevelDB error as it is (`LEVEL_LOCKED` as its cause's code when another process holds it). */
-  static async open(folder: string): Promise<LevelHistory> {
-    const db: Database = new ClassicLevel(folder, {
-      keyEncoding: 'utf8',
-      valueEncoding: 'utf8',
-      writeBufferSize: WRITE_BUFFER_BYTES,
-      maxFileSize: FILE_BYTES_MAX,
-    });
-    await db.open();
-    return new LevelHistory(db);
+  static async open(folder: string, onDamage: (line: string) => void = () => {}): Promise<LevelHistory> {
+    const settings: OpenLevelOptions = {
+      options: { writeBufferSize: WRITE_BUFFER_BYTES, maxFileSize: FILE_BYTES_MAX },
+      checkedBytesMax: CHECKED_BYTES_MAX,
+      onDamage,
+    };
+    const { db } = await openLevel(folder, settings);
+    return new LevelHistory(db, folder, settings);
   }
 
   append(lines: Buffer): Promise<RefusedLine[]> {
@@ -165,11 +172,19 @@ export class LevelHistory implements History {
       orUnavailable(async () => {
         if (this.#mustReopen && this.#closing === undefined) {
           await this.#db.close();
+          if (this.#isDamaged) {
+            const { db } = await openLevel(this.#folder, { ...this.#settings, checkedBytesMax: Number.POSITIVE_INFINITY });
+            await db.close();
+          }
           await this.#db.open();
         }
         this.#mustReopen = true;
-        const result = await write();
+        const result = await write().catch((error: unknown) => {
+          this.#isDamaged = isOfDamage(error);
+          throw error;
+        });
         this.#mustReopen = false;
+        this.#isDamaged = false;
         return result;
       }),
     );

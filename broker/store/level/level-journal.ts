@@ -1,11 +1,10 @@
-import type { ClassicLevel } from 'classic-level';
 import type { Journal } from '../state.ts';
+import type { Database } from './open-level.ts';
 
 /**
  * The journal inside the State's LevelDB: one record a group commit, under `journal/{sequence}/{bytes}/{writtenAt}`, so that a scan of keys
  * tells what is there. Writing is the State's: it puts records and trims into its own batches, and keeps the count beside them.
  */
-export type Database = ClassicLevel;
 export type Operation = { type: 'put'; key: string; value: string } | { type: 'del'; key: string };
 
 const PREFIX = 'journal/';
@@ -29,16 +28,30 @@ export class LevelJournal implements Journal {
     this.#requestTrim = requestTrim;
   }
 
-  async load(): Promise<void> {
-    const count = await this.#db.get(COUNT_KEY);
-    if (count !== undefined) {
-      const { bytes, head } = JSON.parse(count) as { bytes: number; head: number };
-      this.#bytes = bytes;
-      this.#head = head;
-    }
-    const first = await this.#keys(0, 1);
-    this.#oldestAt = first[0]?.writtenAt;
-    this.#tail = first[0] === undefined ? this.#head : first[0].sequence - 1;
+  /**
+   * Reads where the journal stands. `isDoubtful`: the count may not be that of the records, so these are counted. Answers in one line
+   * what is missing, if anything is.
+   */
+  async load(isDoubtful: boolean): Promise<string | undefined> {
+    const count = countOf(await this.#db.get(COUNT_KEY));
+    const [first] = await this.#keys(0, 1);
+    const [last] = await this.#keys(0, 1, undefined, true);
+    const head = last?.sequence ?? 0;
+    this.#bytes = count?.bytes ?? 0;
+    this.#head = Math.max(count?.head ?? 0, head);
+    this.#oldestAt = first?.writtenAt;
+    this.#tail = first === undefined ? this.#head : first.sequence - 1;
+    const isRight = count !== undefined && (first === undefined ? count.bytes === 0 : count.head === head);
+    if (!isDoubtful && (isRight || (count === undefined && first === undefined))) return undefined;
+    const records = await this.#keys(0, Number.POSITIVE_INFINITY);
+    this.#bytes = records.reduce((bytes, record) => bytes + record.bytes, 0);
+    const missing = this.#head - this.#tail - records.length;
+    const bytesLost = (count?.bytes ?? 0) - this.#bytes;
+    if (missing <= 0 && bytesLost <= 0) return undefined;
+    return (
+      `the journal is missing records between ${this.#tail + 1} and ${this.#head}: ${records.length} are left, ` +
+      `${Math.max(bytesLost, 0)} octets are gone`
+    );
   }
 
   get bytes(): number {
@@ -118,9 +131,9 @@ export class LevelJournal implements Journal {
     return { operations, applied };
   }
 
-  async #keys(after: number, limit: number, through = Number.MAX_SAFE_INTEGER): Promise<RecordKey[]> {
+  async #keys(after: number, limit: number, through = Number.MAX_SAFE_INTEGER, reverse = false): Promise<RecordKey[]> {
     const records: RecordKey[] = [];
-    const options = { gt: keyAfter(after), lt: PREFIX_END, ...(Number.isFinite(limit) && { limit }) };
+    const options = { gt: keyAfter(after), lt: PREFIX_END, reverse, ...(Number.isFinite(limit) && { limit }) };
     for await (const key of this.#db.keys(options)) {
       const record = parseKey(key);
       if (record.sequence > through) break;
@@ -133,6 +146,15 @@ export class LevelJournal implements Journal {
 type RecordKey = { key: string; sequence: number; bytes: number; writtenAt: number };
 
 const PREFIX_END = `${PREFIX}~`;
+
+function countOf(text: string | undefined): { bytes: number; head: number } | undefined {
+  try {
+    const { bytes, head } = JSON.parse(text ?? '') as { bytes: unknown; head: unknown };
+    return Number.isSafeInteger(bytes) && Number.isSafeInteger(head) ? { bytes: Number(bytes), head: Number(head) } : undefined;
+  } catch {
+    return undefined;
+  }
+}
 
 function recordKey(sequence: number, bytes: number, writtenAt: number): string {
   return `${PREFIX}${String(sequence).padStart(SEQUENCE_DIGITS, '0')}/${bytes}/${writtenAt}`;

@@ -1,9 +1,9 @@
 import { setTimeout as wait } from 'node:timers/promises';
-import { ClassicLevel } from 'classic-level';
 import type { Clock } from '../../../devices/clock.ts';
 import { DownlinkError } from '../../../devices/downlink-error.ts';
 import type { Change, Journal, State } from '../state.ts';
-import { LevelJournal, type Database, type Operation } from './level-journal.ts';
+import { LevelJournal, type Operation } from './level-journal.ts';
+import { isOfDamage, openLevel, type Database } from './open-level.ts';
 
 /**
  * State on LevelDB with group commit. What is committed while a batch is being written waits and shares the next fsync; a batch is
@@ -13,10 +13,15 @@ export type LevelStateOptions = {
   readonly folder: string;
   readonly journalBytesMax: number;
   readonly clock: Clock;
+  /** Told one line for each thing that was lost to damage. */
+  readonly onDamage?: (line: string) => void;
 };
 
+const ASIDE_PREFIX = 'unreadable/';
 const PROBE_KEY = 'meta/probe';
 const REOPEN_AFTER_MS = 1_000;
+const TRIM_WITHIN_MS = 200;
+const ENTRIES_A_READ = 1_000;
 
 /** What is written together shares one promise too: its callers go on in the order in which they came. */
 type Batch = {
@@ -42,8 +47,11 @@ export class LevelState implements State {
   readonly #db: Database;
   readonly #journal: LevelJournal;
   readonly #clock: Clock;
+  readonly #folder: string;
+  readonly #onDamage: (line: string) => void;
   #next: Batch = emptyBatch();
   #trimThrough = 0;
+  #trimming: NodeJS.Timeout | undefined;
   #writing: Promise<void> | undefined;
   #failure: DownlinkError | undefined;
   #closed = false;
@@ -51,15 +59,18 @@ export class LevelState implements State {
   private constructor(db: Database, options: LevelStateOptions) {
     this.#db = db;
     this.#clock = options.clock;
+    this.#folder = options.folder;
+    this.#onDamage = options.onDamage ?? (() => {});
     this.#journal = new LevelJournal(db, options.journalBytesMax, (through) => this.#trim(through));
   }
 
   /** Opens or makes the folder. Throws the LevelDB error as it is (`LEVEL_LOCKED` as its cause's code when another process holds it). */
   static async open(options: LevelStateOptions): Promise<LevelState> {
-    const db: Database = new ClassicLevel(options.folder, { keyEncoding: 'utf8', valueEncoding: 'utf8' });
-    await db.open();
+    const { onDamage = () => {} } = options;
+    const { db, wasDamaged } = await openLevel(options.folder, { onDamage });
     const state = new LevelState(db, options);
-    await state.#journal.load();
+    const missing = await state.#journal.load(wasDamaged);
+    if (missing !== undefined) onDamage(missing);
     return state;
   }
 
@@ -105,7 +116,14 @@ export class LevelState implements State {
       : after !== undefined && after >= prefix
         ? { gt: after, lt: end }
         : { gte: prefix, lt: end };
-    yield* this.#db.iterator(range);
+    const entries = this.#db.iterator(range);
+    try {
+      for (let read = await entries.nextv(ENTRIES_A_READ); read.length > 0; read = await entries.nextv(ENTRIES_A_READ)) {
+        yield* read;
+      }
+    } finally {
+      await entries.close();
+    }
   }
 
   async check(): Promise<void> {
@@ -114,14 +132,17 @@ export class LevelState implements State {
 
   async close(): Promise<void> {
     if (this.#closed) return;
+    if (this.#trimming !== undefined) await this.commit([], []).catch(() => {});
     this.#closed = true;
     while (this.#writing !== undefined) await this.#writing;
     await this.#db.close();
   }
 
+  /** Rides along with the next commit, or goes by itself after a while: sending what is in History again is harmless, an fsync is not free. */
   #trim(through: number): Promise<void> {
     this.#trimThrough = Math.max(this.#trimThrough, through);
-    return this.commit([], []);
+    this.#trimming ??= setTimeout(() => void this.commit([], []).catch(() => {}), TRIM_WITHIN_MS).unref();
+    return this.#next.durable;
   }
 
   #start(): void {
@@ -141,6 +162,8 @@ export class LevelState implements State {
     const batch = this.#next;
     const trimThrough = this.#trimThrough;
     this.#next = emptyBatch();
+    clearTimeout(this.#trimming);
+    this.#trimming = undefined;
     try {
       const lines = batch.lines.length === 0 ? '' : `${batch.lines.join('\n')}\n`;
       const { operations, applied } = await this.#journal.operations(lines, trimThrough, this.#clock.now());
@@ -169,6 +192,18 @@ export class LevelState implements State {
     await batch.write({ sync: true });
   }
 
+  async #mend(): Promise<void> {
+    await this.#db.close();
+    const { db } = await openLevel(this.#folder, { onDamage: this.#onDamage });
+    await db.close();
+  }
+
+  /** Takes a value that cannot be read out of the way, so that it is met once, and tells of it. */
+  async putAside(key: string, value: string): Promise<void> {
+    this.#onDamage(`${key} cannot be read and is put aside as ${ASIDE_PREFIX}${key}`);
+    await this.commit([{ put: ASIDE_PREFIX + key, value }, { del: key }], []);
+  }
+
   /** After a failed write LevelDB refuses all others until it is opened anew: that is tried until a probe can be written. */
   async #reopen(): Promise<void> {
     while (!this.#closed) {
@@ -177,11 +212,12 @@ export class LevelState implements State {
         await this.#db.close();
         await this.#db.open();
         await this.#db.put(PROBE_KEY, String(this.#clock.now()), { sync: true });
-        await this.#journal.load();
+        await this.#journal.load(true);
         this.#failure = undefined;
         return;
       } catch (error) {
         this.#failure = unavailable(error);
+        if (isOfDamage(error)) await this.#mend().catch(() => {});
       }
     }
   }

@@ -1,12 +1,11 @@
-import type { ClassicLevel, ChainedBatch } from 'classic-level';
+import type { ChainedBatch } from 'classic-level';
 import { isDeviceId } from '../../../devices/device.ts';
 import type { RefusedLine } from '../history.ts';
 import { parseFields, parseRow, valueOf, type Row } from '../line-parser.ts';
 import { rowEnds } from '../line-rows.ts';
 import { commandIdKey, commandKeys, eventKey, fieldPrefix } from './history-keys.ts';
+import type { Database } from './open-level.ts';
 import { sortableTimeOf } from './sortable-time.ts';
-
-export type Database = ClassicLevel;
 
 /** Fields put before the event loop gets its turn: some 2 ms. */
 const FIELDS_A_TURN = 1_000;

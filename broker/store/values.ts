@@ -1,0 +1,32 @@
+import type { State } from './state.ts';
+
+/** Reading State's values: one that is no JSON any more is put aside and told of, and stops nothing. */
+
+/** Like State's scan, with the values read. */
+export async function* valuesUnder<T>(
+  state: State,
+  prefix: string,
+  options?: { after?: string; reverse?: boolean },
+): AsyncIterable<[key: string, value: T]> {
+  for await (const [key, text] of state.scan(prefix, options)) {
+    const value = read<T>(text);
+    if (value === undefined) await state.putAside(key, text);
+    else yield [key, value];
+  }
+}
+
+export async function valueAt<T>(state: State, key: string): Promise<T | undefined> {
+  const text = await state.get(key);
+  if (text === undefined) return undefined;
+  const value = read<T>(text);
+  if (value === undefined) await state.putAside(key, text);
+  return value;
+}
+
+function read<T>(text: string): T | undefined {
+  try {
+    return JSON.parse(text) as T;
+  } catch {
+    return undefined;
+  }
+}
