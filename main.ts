@@ -1,15 +1,28 @@
 import closeWithGrace from 'close-with-grace';
+import { ArgumentError, readArguments, USAGE } from './broker/arguments.ts';
 import { banner } from './broker/banner.ts';
 import { ConfigError, readConfig } from './broker/config.ts';
 import { StartError } from './broker/data-folder.ts';
+import { recoveryReport } from './broker/recover.ts';
 import { startServer, VERSION } from './server.ts';
 
 /** The program: reads the configuration, starts the server, stops it on a signal. */
 const STOP_MS_MAX = 10_000;
 
 try {
+  const { recover, help } = readArguments(process.argv.slice(2));
+  if (help) process.stdout.write(USAGE);
+  else await run(recover);
+} catch (error) {
+  if (!(error instanceof ConfigError) && !(error instanceof StartError) && !(error instanceof ArgumentError)) throw error;
+  process.stderr.write(`downlink: ${error.message}\n`);
+  process.exitCode = 1;
+}
+
+async function run(recover: boolean): Promise<void> {
   const config = readConfig(process.env);
-  const server = await startServer(config);
+  const server = await startServer(config, undefined, { recover });
+  if (server.recovered !== undefined) process.stdout.write(recoveryReport(server.recovered));
   process.stdout.write(banner(config, server, VERSION));
   closeWithGrace({ delay: STOP_MS_MAX }, async ({ signal, err }) => {
     if (err) process.stderr.write(`downlink: stopping after a fault: ${err.stack ?? err.message}\n`);
@@ -17,8 +30,4 @@ try {
     await server.close();
     process.stdout.write('stopped\n');
   });
-} catch (error) {
-  if (!(error instanceof ConfigError) && !(error instanceof StartError)) throw error;
-  process.stderr.write(`downlink: ${error.message}\n`);
-  process.exitCode = 1;
 }

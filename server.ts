@@ -21,6 +21,7 @@ import { DeviceRegistry } from './broker/registry/device-registry.ts';
 import { OperatorKeys } from './broker/registry/operator-keys.ts';
 import { PresenceTracker } from './broker/registry/presence-tracker.ts';
 import { SecretDigests } from './broker/registry/secrets.ts';
+import { recoverState, type Recovered } from './broker/recover.ts';
 import { observe } from './broker/observe.ts';
 import type { History } from './broker/store/history.ts';
 import { InfluxHistory } from './broker/store/influx/influx-history.ts';
@@ -46,21 +47,32 @@ export type Server = {
   readonly isFirstStart: boolean;
   /** Open commands that were found. */
   readonly openCommands: number;
+  /** What `recover` found. */
+  readonly recovered: Recovered | undefined;
   /** Finishes what was taken and lets go of everything. Closing twice is harmless. */
   close(): Promise<void>;
+};
+
+export type StartOptions = {
+  /** State was lost: builds the open commands again from History. */
+  readonly recover?: boolean;
 };
 
 export const VERSION = '0.1.0';
 const SWEEP_EVERY_MS = HOUR_MS;
 
 /** Throws StartError when a port or the data folder cannot be had. */
-export async function startServer(config: Config, clock: Clock = { now: () => Date.now() }): Promise<Server> {
+export async function startServer(
+  config: Config,
+  clock: Clock = { now: () => Date.now() },
+  options: StartOptions = {},
+): Promise<Server> {
   const log = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime });
   const closers: (() => Promise<unknown> | void)[] = [];
   let closing: Promise<void> | undefined;
   const close = (): Promise<void> => (closing ??= closeAll(closers, log));
   try {
-    return { ...(await wire(config, clock, log, closers)), close };
+    return { ...(await wire(config, clock, options, log, closers)), close };
   } catch (error) {
     await close();
     throw error;
@@ -70,6 +82,7 @@ export async function startServer(config: Config, clock: Clock = { now: () => Da
 async function wire(
   config: Config,
   clock: Clock,
+  { recover = false }: StartOptions,
   log: Logger,
   closers: (() => Promise<unknown> | void)[],
 ): Promise<Omit<Server, 'close'>> {
@@ -120,6 +133,7 @@ async function wire(
   const queries = new CommandQueries(ledger, state, history);
   const latest = new LatestValues(history);
   const ingest = new Ingest(state, events, latest, clock, mark);
+  const recovered = recover ? await recoverState(state, history, clock, config.dataDir) : undefined;
   await ledger.load();
   const openCommands = ledger.book.size;
   shipper.start();
@@ -172,7 +186,7 @@ async function wire(
     Promise.all([sweepEnded(state, clock.now()), issuer.sweep()]).catch((error: Error) => log.error(`sweep: ${error.message}`));
   }, SWEEP_EVERY_MS).unref();
   closers.push(() => clearInterval(sweep));
-  return { httpPort, mqttPort, adminKey: adminKey.key, isFirstStart: adminKey.isNew, openCommands };
+  return { httpPort, mqttPort, adminKey: adminKey.key, isFirstStart: adminKey.isNew, openCommands, recovered };
 }
 
 async function openHistory({ influx, dataDir }: Config, onDamage: (line: string) => void): Promise<History> {

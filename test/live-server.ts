@@ -55,6 +55,11 @@ export class LiveServer {
     this.#server = await startServer(this.#config, this.#clock);
   }
 
+  /** Stops in good order; the folder stays until close. */
+  async stop(): Promise<void> {
+    await this.#server.close();
+  }
+
   async close(): Promise<void> {
     await this.#server.close();
     await rm(this.dataDir, { recursive: true, force: true });

@@ -27,6 +27,9 @@ export interface History {
 
   command(id: string): Promise<Command | undefined>;
 
+  /** Ids of devices that have readings or commands here, in order, at most `limit`. */
+  devices(limit: number): Promise<string[]>;
+
   /** Throws `history_unavailable` with the reason when the store cannot be used now. */
   check(): Promise<void>;
 

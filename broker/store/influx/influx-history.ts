@@ -59,6 +59,11 @@ export class InfluxHistory implements History {
     return command(this.#client, id);
   }
 
+  async devices(limit: number): Promise<string[]> {
+    const [rows = []] = await this.#client.query([`SHOW TAG VALUES FROM telemetry, command WITH KEY = device LIMIT ${limit}`]);
+    return [...new Set(rows.map((row) => String(row['value'])))].toSorted().slice(0, limit);
+  }
+
   /** Asks the database something small, since a ping would not notice a wrong password or a dropped database. */
   async check(): Promise<void> {
     await this.#client.query(['SHOW MEASUREMENTS LIMIT 1']);

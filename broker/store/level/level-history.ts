@@ -122,6 +122,24 @@ export class LevelHistory implements History {
     });
   }
 
+  async devices(limit: number): Promise<string[]> {
+    return orUnavailable(async () => {
+      const ids = new Set<string>();
+      for (const kind of ['p', 'd']) {
+        // From one device to the next, past all that a device has.
+        let after = `${kind}/`;
+        for (let count = 0; count < limit; count += 1) {
+          const [key] = await this.#db.keys({ gte: after, lt: `${kind}/~`, limit: 1 }).all();
+          const id = key?.split('/')[1];
+          if (id === undefined) break;
+          ids.add(id);
+          after = `${kind}/${id}/~`;
+        }
+      }
+      return [...ids].toSorted().slice(0, limit);
+    });
+  }
+
   check(): Promise<void> {
     return this.#inTurn(() => this.#db.put('checked', ''));
   }
