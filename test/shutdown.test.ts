@@ -2,6 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setMaxListeners } from 'node:events';
+import mqtt from 'mqtt';
 import { afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { jsonHttp } from '../simulators/client/json-http.ts';
 import { seededRandom } from '../simulators/models/random.ts';
@@ -21,7 +22,7 @@ let victim: Victim;
 
 beforeAll(async () => {
   // @ts-expect-error The scripts have no types.
-  const { prepare } = (await import('../.scripts/prepare.mjs')) as { prepare(root: string, what: object): Promise<void> };
+  const { prepare } = (await import('../.scripts/prepare.mjs')) as { prepare: (root: string, what: object) => Promise<void> };
   await prepare(join(import.meta.dirname, '..'), { build: true });
 });
 
@@ -54,6 +55,8 @@ test('a server stopped under load takes nothing new, finishes what it took, and 
   const sleepyDevices = [...tokens]
     .filter(([id]) => id.startsWith('sleepy'))
     .map(([id, token]) => new SleepyDevice(id, token, parts(id)));
+  const { body: registered } = await judge.ask('POST', '/v1/devices', { id: 'willing' });
+  const { token: willingToken } = registered as { token: string };
   const operator = new Operator('operator', [...tokens.keys()], parts('operator'));
   const enough = new AbortController();
   const gone = new AbortController();
@@ -63,7 +66,18 @@ test('a server stopped under load takes nothing new, finishes what it took, and 
   operator.produce(10, enough.signal);
   await new Promise<void>((resolve) => records.onAcknowledged(() => records.acknowledgements >= 500 && resolve()));
 
+  const will = { topic: 'devices/willing/telemetry', payload: Buffer.from('{"will":1}'), qos: 1 as const, retain: false };
+  const willing = await mqtt.connectAsync(`mqtt://127.0.0.1:${victim.mqttPort}`, {
+    clientId: 'willing',
+    username: 'willing',
+    password: willingToken,
+    reconnectPeriod: 0,
+    will,
+  });
+  willing.on('error', () => {});
+  const toldBefore = await presenceEvents();
   expect(await victim.stop()).toBe(0);
+  expect(await toldBefore.told).toEqual([]);
   expect(victim.printed).toMatch(/stopped\n$/);
   const atEnd = records.acknowledgements;
   const http = jsonHttp({ url: victim.url, token: ADMIN_KEY });
@@ -71,6 +85,7 @@ test('a server stopped under load takes nothing new, finishes what it took, and 
 
   victim.spawn();
   await victim.ready();
+  const toldAfter = await presenceEvents();
   await new Promise<void>((resolve) => records.onAcknowledged(() => records.acknowledgements >= atEnd + 200 && resolve()));
   enough.abort();
   await Promise.all([...pushDevices, ...sleepyDevices, operator].map((client) => client.produced()));
@@ -83,7 +98,15 @@ test('a server stopped under load takes nothing new, finishes what it took, and 
   }
   gone.abort();
   await Promise.all(sleepyDevices.map((device) => device.closed()));
+
+  const { body: left } = await judge.ask('GET', '/v1/devices/willing/telemetry?metric=will');
+  expect(left).toMatchObject({ points: [] });
+  // Who was told online or asleep before the stop is not told lost after it: connections are all that comes.
+  await victim.stop();
+  expect((await toldAfter.told).filter(({ to }) => to !== 'online')).toEqual([]);
   for (const device of pushDevices) device.close();
+  victim.spawn();
+  await victim.ready();
 
   const faults: string[] = [];
   const readings = await verifyReadings(records, judge, faults);
@@ -94,3 +117,15 @@ test('a server stopped under load takes nothing new, finishes what it took, and 
   // What was in flight was answered before the connections went: no reading had to be sent again without an answer of a kind.
   expect(readings.map(({ untimedTwice }) => untimedTwice)).toEqual([0, 0, 0]);
 });
+
+type PresenceEvent = { readonly device: string; readonly from: string; readonly to: string };
+
+/** Resolves once the stream is open, with the events that come until the server ends it. */
+async function presenceEvents(): Promise<{ readonly told: Promise<PresenceEvent[]> }> {
+  const response = await fetch(`${victim.url}/v1/stream?type=presence`, { headers: { authorization: `Bearer ${ADMIN_KEY}` } });
+  expect(response.status).toBe(200);
+  const told = response
+    .text()
+    .then((text) => Array.from(text.matchAll(/^data: (.*)$/gm), ([, data]) => JSON.parse(data ?? '') as PresenceEvent));
+  return { told };
+}

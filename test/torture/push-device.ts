@@ -46,13 +46,14 @@ export class PushDevice {
     return this.#link.connections;
   }
 
-  produce(everyMs: number, signal: AbortSignal): void {
+  /** After a share `cuts` of the messages the connection is lost. */
+  produce(everyMs: number, signal: AbortSignal, cuts = 0): void {
     this.#producing = (async () => {
       while (!signal.aborted) {
         await delay(everyMs * (0.5 + this.#random.next()), signal);
         if (signal.aborted) return;
         if (this.#link.outstanding < OUTSTANDING_MAX) void this.#send();
-        if (this.#random.chance(0.002)) this.#link.cut();
+        if (this.#random.chance(cuts)) this.#link.cut();
       }
     })();
   }

@@ -38,7 +38,7 @@ export class SleepyDevice {
   }
 
   /** `everyMs`: a reading, on the average. */
-  produce(everyMs: number, signal: AbortSignal): void {
+  produce(everyMs: number, signal: AbortSignal, _cuts = 0): void {
     this.#producing = (async () => {
       while (!signal.aborted) {
         const count = this.#random.integer(1, BATCH_MAX);

@@ -44,6 +44,7 @@ export type Moment = (typeof MOMENTS)[number];
 
 const OPERATORS = 4;
 const COMMANDS_PER_READING = 0.15;
+const CUTS_SHARE = 0.002;
 const LEASE_SECONDS = 2;
 const DRAIN_MS_MAX = 120_000;
 const START_KILL_MS_MAX = 500;
@@ -102,7 +103,7 @@ async function run(options: Options, victim: Victim, onRound: (round: Round) => 
   const enough = new AbortController();
   const gone = new AbortController();
   setMaxListeners(0, enough.signal, gone.signal);
-  for (const device of devices) device.produce((1_000 * devices.length) / options.rate, enough.signal);
+  for (const device of devices) device.produce((1_000 * devices.length) / options.rate, enough.signal, CUTS_SHARE);
   for (const device of sleepyDevices) device.pull(gone.signal);
   for (const operator of operators) operator.produce((1_000 * OPERATORS) / (options.rate * COMMANDS_PER_READING), enough.signal);
 
