@@ -15,6 +15,7 @@ export class ExecutionLog {
 
   /** A command was handed over. `isNew` where it is to be carried out; otherwise its end is to be reported again. */
   take(commandId: string): { execution: Execution; isNew: boolean } {
+    this.#records.handedOver();
     const known = this.#records.executions.get(commandId);
     if (known !== undefined) {
       known.handOvers += 1;

@@ -47,6 +47,7 @@ export class Records {
   readonly executions = new Map<string, Execution>();
   acknowledgements = 0;
   #onAcknowledged: () => void = () => {};
+  #onHandedOver: () => void = () => {};
 
   /** Calls `listener` at each acknowledgement, in the very turn in which it came. One listener. */
   onAcknowledged(listener: () => void): void {
@@ -56,6 +57,15 @@ export class Records {
   acknowledged(): void {
     this.acknowledgements += 1;
     this.#onAcknowledged();
+  }
+
+  /** Calls `listener` at each hand-over of a command, before the device confirms it. One listener. */
+  onHandedOver(listener: () => void): void {
+    this.#onHandedOver = listener;
+  }
+
+  handedOver(): void {
+    this.#onHandedOver();
   }
 
   get acknowledgedReadings(): number {

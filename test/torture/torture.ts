@@ -38,8 +38,9 @@ export type Outcome = {
   readonly dataDir?: string;
 };
 
-/** When it is killed: at any time; in the very turn of an acknowledgement; while it starts; while it ships a burst. */
-export const MOMENTS = ['any time', 'acknowledging', 'starting', 'shipping'] as const;
+/** When it is killed: at any time; in the very turn of an acknowledgement; while it starts; while it ships a burst; in the turn
+ * of a command's arrival, before its confirmation. */
+export const MOMENTS = ['any time', 'acknowledging', 'handing over', 'starting', 'shipping'] as const;
 export type Moment = (typeof MOMENTS)[number];
 
 const OPERATORS = 4;
@@ -49,6 +50,7 @@ const LEASE_SECONDS = 2;
 const DRAIN_MS_MAX = 120_000;
 const START_KILL_MS_MAX = 500;
 const ACKNOWLEDGEMENTS_MAX = 200;
+const HAND_OVERS_MAX = 10;
 const BURST_MESSAGES = 20;
 const BURST_READINGS = 1_000;
 
@@ -168,6 +170,18 @@ async function untilMoment(moment: Moment, { options, random, victim, records, b
         if (left > 0) return;
         records.onAcknowledged(() => {});
         // In this turn, before anything else can be taken.
+        void victim.kill().then(resolve);
+      }),
+    );
+    return undefined;
+  }
+  if (moment === 'handing over' && options.push + options.sleepy > 0) {
+    let left = random.integer(1, HAND_OVERS_MAX);
+    await new Promise<void>((resolve) =>
+      records.onHandedOver(() => {
+        left -= 1;
+        if (left > 0) return;
+        records.onHandedOver(() => {});
         void victim.kill().then(resolve);
       }),
     );
