@@ -528,6 +528,23 @@ export function historyContract(name: string, harness: HistoryHarness): void {
       expect(await history.command(issued[1_234]?.id ?? '')).toEqual(issued[1_234]);
     });
 
+    test('of all devices are found without one, also where many have one time', async () => {
+      const at = T + 7n * WEEK;
+      const ids = Array.from({ length: 20 }, () => newDevice());
+      await append(history, ...ids.map((id) => commandLine(commandOf(id, { historyNs: String(at) }))));
+      const found = await history.commands({ states: ['queued'], fromNs: at, toNs: at + 1n, limit: 100 });
+      expect(found.map(({ deviceId }) => deviceId).toSorted()).toEqual(ids.toSorted());
+    });
+
+    test('and readings tell which devices there are, in order, up to the limit', async () => {
+      const [commanded, read] = [newDevice(), newDevice()];
+      await append(history, commandLine(commandOf(commanded)), telemetryLine(read, { x: 1 }, String(T)));
+      const devices = await history.devices(10_000);
+      expect(devices).toEqual(expect.arrayContaining([commanded, read]));
+      expect(devices).toEqual([...new Set(devices)].toSorted());
+      expect(await history.devices(2)).toHaveLength(2);
+    });
+
     test('that never were are undefined', async () => {
       expect(await history.command(newId())).toBeUndefined();
       expect(await history.command('not an id')).toBeUndefined();

@@ -1,9 +1,10 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { parseFields, parseRow, valueOf } from '../broker/store/line-parser.ts';
-import { fieldOfMetric, telemetryLine } from '../broker/store/line-protocol.ts';
+import { commandLine, fieldOfMetric, telemetryLine } from '../broker/store/line-protocol.ts';
 import { rowsOf } from '../broker/store/line-rows.ts';
 import type { MetricValue } from '../devices/telemetry.ts';
+import { commandOf } from './history-contract.ts';
 
 const metric = fc.stringMatching(/^[A-Za-z_][A-Za-z0-9_.-]{0,20}$/);
 const value = fc.oneof(
@@ -89,4 +90,10 @@ describe('line protocol', () => {
   test('integers are numbers', () => {
     expect(readBack(parseFields('attempts=3i,late=true,id="a b,c=d"'))).toEqual({ attempts: 3, late: true, id: 'a b,c=d' });
   });
+});
+
+test("a late word clears the error that stood in the command's row", () => {
+  const late = commandLine(commandOf('pump', { state: 'succeeded', late: true }));
+  expect(parseFields(late.split(' ')[1] ?? '')).toEqual(expect.arrayContaining(['error', '""']));
+  expect(commandLine(commandOf('pump', { state: 'succeeded' }))).not.toContain('error=');
 });

@@ -9,23 +9,24 @@ export async function* valuesUnder<T>(
   options?: { after?: string; reverse?: boolean },
 ): AsyncIterable<[key: string, value: T]> {
   for await (const [key, text] of state.scan(prefix, options)) {
-    const value = read<T>(text);
+    const value = read(text);
     if (value === undefined) await state.putAside(key, text);
-    else yield [key, value];
+    else yield [key, value as T];
   }
 }
 
 export async function valueAt<T>(state: State, key: string): Promise<T | undefined> {
   const text = await state.get(key);
   if (text === undefined) return undefined;
-  const value = read<T>(text);
+  const value = read(text);
   if (value === undefined) await state.putAside(key, text);
-  return value;
+  return value as T | undefined;
 }
 
-function read<T>(text: string): T | undefined {
+/** Undefined when it is no JSON: that has no undefined. */
+function read(text: string): unknown {
   try {
-    return JSON.parse(text) as T;
+    return JSON.parse(text) as unknown;
   } catch {
     return undefined;
   }
