@@ -10,7 +10,7 @@ import { startServer, type Server } from '../server.ts';
 import { ADMIN_KEY, LiveServer } from './live-server.ts';
 
 /** Data folders with flipped octets, torn and missing files: a whole server starts on each and keeps what can be read. */
-const SEEDS = 24;
+const SEEDS = Number(process.env['DAMAGE_SEEDS'] ?? 24);
 const DEVICES = 60;
 const READINGS_A_DEVICE = 20;
 const T = Date.now() - 3_600_000;

@@ -17,6 +17,8 @@ export type LevelStateOptions = {
   readonly onDamage?: (line: string) => void;
 };
 
+/** Of tables at a start, the newest first: some eight seconds. A million open commands are a tenth of a gigabyte. */
+const CHECKED_BYTES_MAX = 2 * 1024 ** 3;
 const ASIDE_PREFIX = 'unreadable/';
 const PROBE_KEY = 'meta/probe';
 const REOPEN_AFTER_MS = 1_000;
@@ -67,7 +69,7 @@ export class LevelState implements State {
   /** Opens or makes the folder. Throws the LevelDB error as it is (`LEVEL_LOCKED` as its cause's code when another process holds it). */
   static async open(options: LevelStateOptions): Promise<LevelState> {
     const { onDamage = () => {} } = options;
-    const { db, wasDamaged } = await openLevel(options.folder, { onDamage });
+    const { db, wasDamaged } = await openLevel(options.folder, { onDamage, checkedBytesMax: CHECKED_BYTES_MAX });
     const state = new LevelState(db, options);
     const missing = await state.#journal.load(wasDamaged);
     if (missing !== undefined) onDamage(missing);
