@@ -2,9 +2,11 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import type { JsonHttp } from '../simulators/client/json-http.ts';
 import type { ValueType } from '../simulators/options.ts';
 import { readRows, type Row } from '../simulators/replay/csv-rows.ts';
 import { examine, type Recording } from '../simulators/replay/examine.ts';
+import { TelemetrySender, type SenderParts } from '../simulators/replay/telemetry-sender.ts';
 import { parseTimestamp } from '../simulators/replay/timestamp.ts';
 
 let folder: string;
@@ -115,6 +117,67 @@ describe('rows', () => {
   test('a file that is not there, or is a folder, is said to be', async () => {
     await expect(readRows(join(folder, 'none.csv')).next()).rejects.toThrow('none.csv cannot be read (ENOENT)');
     await expect(readRows(folder).next()).rejects.toThrow('is not a file');
+  });
+});
+
+type Sent = { ts: number; values: { m: number } }[];
+
+/** A sender, and a server that answers with `answers` one after the other, then takes everything. */
+function sender(
+  answers: (number | 'none')[],
+  more: Partial<SenderParts> = {},
+): { sender: TelemetrySender; taken: Sent[]; waits: string[] } {
+  const taken: Sent[] = [];
+  const waits: string[] = [];
+  const http: JsonHttp = (_method, _path, body) => {
+    const answer = answers.shift() ?? 202;
+    if (answer === 'none') return Promise.reject(new Error('cut'));
+    if (answer < 300) taken.push(body as Sent);
+    return Promise.resolve({
+      status: answer,
+      body: { code: 'code', detail: `said ${answer}` },
+      retryAfterMs: answer === 503 ? 1 : undefined,
+    });
+  };
+  const signal = new AbortController().signal;
+  const parts = { http, metric: 'm', oneByOne: false, signal, onWait: (why: string) => waits.push(why), ...more };
+  return { sender: new TelemetrySender(parts), taken, waits };
+}
+
+describe('sending', () => {
+  test('goes on after lost answers and a busy server, and counts each row once', async () => {
+    const { sender: sending, taken, waits } = sender(['none', 503, 429]);
+    for (let i = 0; i < 1_500; i += 1) await sending.add(i, i);
+    await sending.drain();
+    expect(sending.sent).toBe(1_500);
+    expect(taken.flat()).toHaveLength(1_500);
+    expect(waits).toEqual(expect.arrayContaining(['no answer (cut)', 'said 503', 'said 429']));
+  });
+
+  test('ends at the first refusal, with the words of the server', async () => {
+    const { sender: sending } = sender([400]);
+    await sending.add(1, 1);
+    await expect(sending.drain()).rejects.toThrow('The server refuses the readings: said 400');
+    expect(sending.sent).toBe(0);
+  });
+
+  test.each([true, false])('the last of several readings with one time is sent last (one by one: %s)', async (oneByOne) => {
+    const { sender: sending, taken } = sender([], { oneByOne });
+    for (let i = 0; i < 2_500; i += 1) await sending.add(Math.floor(i / 3), i);
+    await sending.drain();
+    const last = new Map(taken.flat().map(({ ts, values: { m } }) => [ts, m]));
+    expect(last.size).toBe(834);
+    for (const [ts, m] of last) expect(m).toBe(Math.min(2_499, ts * 3 + 2));
+    for (const message of taken) expect(message.length).toBeLessThanOrEqual(1_000);
+    expect(sending.sent).toBe(2_500);
+  });
+
+  test('messages stay within what the server takes, also in bytes', async () => {
+    const { sender: sending, taken } = sender([]);
+    for (let i = 0; i < 1_000; i += 1) await sending.add(i, 'x'.repeat(1_000));
+    await sending.drain();
+    expect(taken.flat()).toHaveLength(1_000);
+    for (const message of taken) expect(Buffer.byteLength(JSON.stringify(message))).toBeLessThanOrEqual(256 * 1024);
   });
 });
 

@@ -95,7 +95,7 @@ export class PullClient implements DeviceClient {
     clearTimeout(this.#timer);
     await this.#task?.destroy();
     this.#runner.stop();
-    const left = Promise.all([this.#sendSamples(), this.#reports.flush()]);
+    const left = Promise.all([this.#sendAllSamples(), this.#reports.flush()]);
     await Promise.race([left, delay(STOP_MS_MAX)]);
     this.#stopped.abort();
     this.#samples.close();
@@ -185,6 +185,16 @@ export class PullClient implements DeviceClient {
     }
   }
 
+  /** What is left at a stop, also what a wake under way could not send. */
+  async #sendAllSamples(): Promise<void> {
+    await this.#polling;
+    for (;;) {
+      await this.#sendSamples();
+      if (this.#samples.size === 0 || this.#stopped.signal.aborted) return;
+      await delay(STOP_RETRY_MS, this.#stopped.signal);
+    }
+  }
+
   #report(commandId: string, report: Report): void {
     if (!this.#stopped.signal.aborted) this.#reports.add(commandId, report);
   }
@@ -210,6 +220,7 @@ const SLEEP_MS_DEFAULT = 60_000;
 const SLEEP_MS_MIN = 1_000;
 const SLEEP_MS_MAX = 86_400_000;
 const STOP_MS_MAX = 3_000;
+const STOP_RETRY_MS = 200;
 
 function sleepMs(body: unknown): number | undefined {
   const seconds = (body as { sleep?: { untilSeconds?: unknown } } | undefined)?.sleep?.untilSeconds;

@@ -67,7 +67,7 @@ export class PushClient implements DeviceClient {
   async stop(): Promise<void> {
     if (this.#mode === 'stopped') return;
     const until = Date.now() + STOP_MS_MAX;
-    while (this.#mode === 'online' && this.#queue.size > 0 && Date.now() < until) await delay(STOP_POLL_MS);
+    while (this.#isStarted() && this.#queue.size > 0 && Date.now() < until) await delay(STOP_POLL_MS);
     const allSaid = this.#mode === 'online' && this.#queue.size === 0;
     this.#mode = 'stopped';
     clearTimeout(this.#retry);
@@ -76,6 +76,10 @@ export class PushClient implements DeviceClient {
     this.#firstContact?.reject(new Error('stopped before the server was reached'));
     await this.#connection?.endAsync(!allSaid).catch(() => {});
     await this.#executed.flush().catch((error: Error) => this.#problem(error));
+  }
+
+  #isStarted(): boolean {
+    return this.#mode !== 'new' && this.#mode !== 'stopped';
   }
 
   #open(): void {

@@ -67,7 +67,7 @@ export async function runFleet(
   await settle(run, view, elapsed, now);
   beats.stop();
   wakes.stop();
-  await atOnce(STARTS_AT_ONCE, targets, ({ device }) => device.stop());
+  await Promise.all(targets.map(({ device }) => device.stop()));
   screen.keep();
   const found = await readBack(api, ledger, screen);
   const readings = await countReadings(api, targets, from, Date.now() + 1, now);
@@ -167,7 +167,7 @@ async function settle({ api, ledger }: Run, view: LiveView, elapsed: () => numbe
     const replaced = replacedCommands(ledger.issued());
     const open = [...ledger.issued()].filter((facts) => !isSettled(facts, replaced.has(facts.id)));
     if (open.length === 0) return;
-    view.tick(`waiting for the end of ${open.length} commands`, elapsed());
+    view.tick(`waiting for the end of ${open.length} ${open.length === 1 ? 'command' : 'commands'}`, elapsed());
     // The stream may have missed something, while it was broken.
     if (round % ASK_EVERY_ROUNDS === 0) {
       await atOnce(4, open, async (facts) => {

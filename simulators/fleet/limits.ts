@@ -1,6 +1,6 @@
 /** Bounds and paces of the fleet, in one place. */
 
-/** Devices registered, started or stopped at a time. */
+/** Devices registered and started at a time. */
 export const STARTS_AT_ONCE = 16;
 /** How long the end of all commands is waited for: longer than any lease, wake and report timeout of the fleet one after the other. */
 export const SETTLE_MS_MAX = 180_000;

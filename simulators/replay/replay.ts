@@ -22,6 +22,7 @@ const SHOW_EVERY_MS = 250;
  */
 export async function replay(options: ReplayOptions, screen: Screen, stop: AbortSignal): Promise<boolean> {
   const { file, device, metric, server, speed } = options;
+  screen.show([`Checking ${file}`]);
   const recording = await examine(() => readRows(file, options.type));
   if (speed !== undefined && recording.firstRowOutOfOrder !== undefined) {
     throw new UserError(
@@ -35,6 +36,7 @@ export async function replay(options: ReplayOptions, screen: Screen, stop: Abort
   const sender = new TelemetrySender({
     http: jsonHttp({ url: server.url, token }),
     metric,
+    oneByOne: recording.firstRowOutOfOrder !== undefined,
     signal: stop,
     onWait: (why) => (waiting = `   waiting: ${why}`),
   });
@@ -68,10 +70,10 @@ async function send(
         await delay(Math.min(WAIT_MS_MAX, Math.max(PACE_MS_MIN, dueMs - performance.now())), stop);
       }
     }
-    if (stop.aborted) return;
+    if (stop.aborted) break;
     await sender.add(ts, value);
   }
-  await sender.flush();
+  await sender.drain();
 }
 
 function report({ device, metric, server }: ReplayOptions, recording: Recording, sent: number, seconds: number): string[] {
