@@ -1,25 +1,34 @@
-import type { Target } from './target.ts';
-
-/** One thing that is measured, on Downlink and on a peer alike. */
+/** One thing that is measured, on Downlink and mostly on peers as well. */
 export type BenchCase = {
   readonly id: string;
-  /** A script in peers/, and what it is. */
-  readonly peer: { readonly script: string; readonly title: string };
-  readonly figures: readonly Figure[];
-  /** How many devices the target is to know. */
-  devices(load: Load): number;
-  /** What only Downlink needs before it can be measured: a peer has its answers at hand. */
-  readonly prepare?: (target: Target, load: Load) => Promise<void>;
-  /** One value a figure, by its id. */
-  measure(target: Target, load: Load): Promise<Record<string, number>>;
-  /** Throws when Downlink did not keep what it had acknowledged. Called after `measure`, on Downlink only. */
-  readonly verify?: (target: Target, measured: Record<string, number>) => Promise<void>;
+  run(effort: Effort): Promise<readonly Result[]>;
 };
 
 export type Figure = {
   readonly id: string;
   readonly title: string;
-  readonly unit: 'per s' | 'ms';
+  readonly unit: 'per s' | 'ms' | 's' | 'KB' | 'MB' | 'readings' | 'devices';
+  /** What it is to be, against the first peer where it is a ratio. */
+  readonly goal?: string;
+  /** No peer has it. */
+  readonly isOwn?: true;
+};
+
+/** A figure of Downlink's beside one peer's: one value a run. */
+export type Result = {
+  readonly figure: Figure;
+  readonly downlinkRuns: readonly number[];
+  readonly peer?: { readonly title: string; readonly runs: readonly number[] };
+};
+
+export type Effort = {
+  readonly load: Load;
+  /** How often to measure, where nobody said it: `usual` times. */
+  runs(usual: number): number;
+  /** Progress, for whoever waits. */
+  say(text: string): void;
+  /** What the table must not be read without. */
+  note(text: string): void;
 };
 
 /** How much load. */
@@ -31,8 +40,17 @@ export type Load = {
   readonly measureMs: number;
   /** Commands pulled and reported, a connection. */
   readonly pairs: number;
-  /** Commands pushed, one after the other. */
-  readonly pushes: number;
-  /** From the start of one push to that of the next, if it has arrived by then. */
-  readonly pushEveryMs: number;
+  readonly pushesPerSecond: number;
+  /** Readings that flow while commands are pushed. */
+  readonly besidePerSecond: number;
+  /** With a real InfluxDB behind it. */
+  readonly influxMs: number;
+  readonly idleConnections: number;
+  /** How long to wait at most until memory stays as it is. */
+  readonly settleMsMax: number;
+  /** Open commands, the number to compare with first, and the devices they are for. */
+  readonly openCounts: readonly number[];
+  readonly openDevices: number;
+  readonly outageMs: number;
+  readonly outagePerSecond: number;
 };

@@ -1,38 +1,44 @@
-import { rmSync } from 'node:fs';
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
-import { join } from 'node:path';
 import { HttpConnection } from './load/http-connection.ts';
-import { startProcess } from './server-process.ts';
+import { makeScratchFolder } from './scratch-folder.ts';
+import { seedState } from './seed-state.ts';
+import { nodeCommand, startProcess } from './server-process.ts';
 import type { Device, Target } from './target.ts';
 
-/** Downlink as it is started in earnest, on free ports, with an empty data folder on the project's own disk. */
+/** Downlink as `npm start` starts it, on free ports. */
 const OPERATOR_KEY = 'bench-operator-key-of-no-value';
-const DATA_PARENT = join(process.cwd(), '.cache', 'bench');
 
-export async function startDownlink(deviceCount: number): Promise<Target> {
-  await mkdir(DATA_PARENT, { recursive: true });
-  const dataDir = await mkdtemp(join(DATA_PARENT, 'data-'));
-  const removeNow = (): void => rmSync(dataDir, { recursive: true, force: true });
-  process.once('exit', removeNow);
-  const remove = async (): Promise<void> => {
-    process.off('exit', removeNow);
-    await rm(dataDir, { recursive: true, force: true });
-  };
-  const server = await startProcess('main.js', [], environment(dataDir), findPorts).catch(async (error: unknown) => {
-    await remove();
-    throw error;
-  });
-  const stop = async (): Promise<void> => {
-    await server.stop();
-    await remove();
-  };
+export type Downlink = Omit<Target, 'metric'> & {
+  /** From its start until it served. */
+  readonly startMs: number;
+  readonly metric: (name: string) => Promise<number>;
+};
+
+/** On an empty data folder but for its devices. `influxUrl`: with InfluxDB as its History. */
+export async function startDownlink(deviceCount: number, influxUrl?: string): Promise<Downlink> {
+  const folder = await makeScratchFolder('data');
   try {
-    const devices = await registerDevices(server.ports.http, deviceCount);
-    return { httpPort: server.ports.http, mqttPort: server.ports.mqtt, operatorKey: OPERATOR_KEY, devices, stop };
+    const devices = await seedState(folder.path, deviceCount);
+    const downlink = await startDownlinkOn(folder.path, devices, influxUrl);
+    const stop = async (): Promise<void> => {
+      await downlink.stop();
+      await folder.remove();
+    };
+    return { ...downlink, stop };
   } catch (error) {
-    await stop();
+    await folder.remove();
     throw error;
   }
+}
+
+/** On a data folder as it is, which stays. */
+export async function startDownlinkOn(dataDir: string, devices: readonly Device[], influxUrl?: string): Promise<Downlink> {
+  const env = { ...environment(dataDir), ...(influxUrl !== undefined && { DOWNLINK_INFLUX_URL: influxUrl }) };
+  const server = await startProcess({ command: nodeCommand('main.js'), env, core: 'server', findReady: findPorts });
+  const { http, mqtt } = server.ready;
+  const { startMs, residentBytes } = server;
+  const metric = (name: string): Promise<number> => readMetric(http, name);
+  const stop = (): Promise<void> => server.stop();
+  return { httpPort: http, mqttPort: mqtt, operatorKey: OPERATOR_KEY, devices, startMs, residentBytes, metric, stop };
 }
 
 function environment(dataDir: string): NodeJS.ProcessEnv {
@@ -50,20 +56,15 @@ function environment(dataDir: string): NodeJS.ProcessEnv {
 
 function findPorts(printed: string): { http: number; mqtt: number } | undefined {
   const mqtt = /\bmqtt:\/\/[^\s/]+:(\d+)/.exec(printed)?.[1];
-  const http = /\bhttp:\/\/[^\s/]+:(\d+)/.exec(printed)?.[1];
+  const http = /\bhttp:\/\/127\.0\.0\.1:(\d+)/.exec(printed)?.[1];
   return mqtt === undefined || http === undefined ? undefined : { http: Number(http), mqtt: Number(mqtt) };
 }
 
-async function registerDevices(port: number, count: number): Promise<Device[]> {
+async function readMetric(port: number, name: string): Promise<number> {
   const connection = await HttpConnection.open(port, OPERATOR_KEY);
-  const devices: Device[] = [];
-  for (let i = 0; i < count; i += 1) {
-    const id = `bench-${i}`;
-    const created = JSON.parse((await connection.expect(201, 'POST', '/v1/devices', JSON.stringify({ id }))).toString()) as {
-      token: string;
-    };
-    devices.push({ id, token: created.token });
-  }
+  const text = (await connection.expect(200, 'GET', '/metrics')).toString();
   connection.close();
-  return devices;
+  const line = text.split('\n').find((candidate) => candidate.startsWith(`${name} `));
+  if (line === undefined) throw new Error(`/metrics has no ${name}`);
+  return Number(line.slice(name.length + 1));
 }

@@ -1,14 +1,54 @@
-import { startProcess } from './server-process.ts';
+import { createServer, type AddressInfo } from 'node:net';
+import type { Peer } from './compare.ts';
+import { findServer } from './found-servers.ts';
+import { nodeCommand, startProcess, type ServerStart } from './server-process.ts';
 import type { Target } from './target.ts';
 
-/** A peer from peers/: it prints `ready {"http":PORT,"mqtt":PORT}` and takes every credential. */
-export async function startPeer(name: string, deviceCount: number): Promise<Target> {
-  const server = await startProcess(`bench/peers/${name}.js`, [], { ...process.env, NODE_ENV: 'production' }, findPorts);
-  const devices = Array.from({ length: deviceCount }, (_, i) => ({ id: `bench-${i}`, token: `dld_${'x'.repeat(43)}` }));
-  return { httpPort: server.ports.http, mqttPort: server.ports.mqtt, operatorKey: 'any', devices, stop: () => server.stop() };
+/** The peers: those in peers/ print `ready {"http":PORT,"mqtt":PORT}`, and all take every credential. */
+type Ports = { readonly http: number; readonly mqtt: number };
+
+export const bareAedes: Peer = { title: 'aedes, keeps nothing', start: (count) => startPeer('bare-aedes', count) };
+export const relay: Peer = { title: 'Fastify + aedes, keeps nothing', start: (count) => startPeer('relay', count) };
+
+export function bareFastify(title: string): Peer {
+  return { title, start: (count) => startPeer('bare-fastify', count) };
 }
 
-function findPorts(printed: string): { http: number; mqtt: number } | undefined {
+/** One or none: it is measured only where it is installed. */
+export function mosquitto(): Peer[] {
+  const found = findServer('mosquitto');
+  if (found === undefined) return [];
+  const start = async (deviceCount: number): Promise<Target> => {
+    const mqtt = await freePort();
+    const findReady = (printed: string): Ports | undefined => (/ running\b/.test(printed) ? { http: 0, mqtt } : undefined);
+    // Without a configuration file it listens on loopback and takes everybody; nothing of its own is persisted.
+    return startTarget({ command: [found.path, '-p', String(mqtt)], env: found.env, core: 'server', findReady }, deviceCount);
+  };
+  return [{ title: 'mosquitto, keeps nothing', start }];
+}
+
+function startPeer(name: string, deviceCount: number): Promise<Target> {
+  const env = { ...process.env, NODE_ENV: 'production' };
+  return startTarget({ command: nodeCommand(`bench/peers/${name}.js`), env, core: 'server', findReady: findPorts }, deviceCount);
+}
+
+async function startTarget(start: ServerStart<Ports>, deviceCount: number): Promise<Target> {
+  const server = await startProcess(start);
+  const devices = Array.from({ length: deviceCount }, (_, i) => ({ id: `bench-${i}`, token: `dld_${'x'.repeat(43)}` }));
+  const { residentBytes } = server;
+  const { http: httpPort, mqtt: mqttPort } = server.ready;
+  return { httpPort, mqttPort, operatorKey: 'any', devices, residentBytes, stop: () => server.stop() };
+}
+
+function findPorts(printed: string): Ports | undefined {
   const ready = /^ready (\{.*\})$/m.exec(printed)?.[1];
-  return ready === undefined ? undefined : (JSON.parse(ready) as { http: number; mqtt: number });
+  return ready === undefined ? undefined : (JSON.parse(ready) as Ports);
+}
+
+async function freePort(): Promise<number> {
+  const server = createServer();
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
+  const { port } = server.address() as AddressInfo;
+  await new Promise((resolve) => server.close(resolve));
+  return port;
 }

@@ -11,9 +11,12 @@ export function pinLoad(): void {
   if (pinning.enabled) spawnSync('taskset', ['-a', '-p', '-c', String(pinning.load), String(process.pid)]);
 }
 
-/** What goes before a server's command. */
-export function serverPrefix(): string[] {
-  return pinning.enabled ? ['taskset', '-c', String(pinning.server)] : [];
+/** Which of the two cores a process belongs on. */
+export type Core = 'server' | 'load';
+
+/** What goes before a command to keep it on its core. */
+export function corePrefix(core: Core): string[] {
+  return pinning.enabled ? ['taskset', '-c', String(pinning[core])] : [];
 }
 
 function findPinning(): Pinning {

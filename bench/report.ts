@@ -1,62 +1,53 @@
-import type { Figure } from './bench-case.ts';
+import type { Figure, Result } from './bench-case.ts';
 import type { Machine } from './machine.ts';
 import { median } from './statistics.ts';
 
 /** The results as one table, or as JSON. */
-export type Result = {
-  readonly figure: Figure;
-  readonly peer: string;
-  /** One value a run. */
-  readonly downlinkRuns: readonly number[];
-  readonly peerRuns: readonly number[];
-};
+const HEADER = ['', 'unit', 'Downlink', '(low..high)', 'peer', '(low..high)', 'ratio', 'goal', 'runs', 'the peer'];
+const LEFT_ALIGNED = new Set([0, 1, 9]);
 
-export function asJson(results: readonly Result[], machine: Machine, runs: number): string {
-  return JSON.stringify(
-    {
-      machine,
-      runs,
-      results: results.map(({ figure, peer, downlinkRuns, peerRuns }) => ({
-        ...figure,
-        downlink: summary(downlinkRuns),
-        peer: { title: peer, ...summary(peerRuns) },
-      })),
-    },
-    null,
-    2,
-  );
+const DECIMALS: Record<Figure['unit'], number> = { 'per s': 0, ms: 2, s: 2, KB: 1, MB: 1, readings: 0, devices: 0 };
+
+export function asJson(results: readonly Result[], machine: Machine, notes: readonly string[]): string {
+  const shown = results.map(({ figure, downlinkRuns, peer }) => ({
+    ...figure,
+    downlink: summary(downlinkRuns),
+    ...(peer !== undefined && { peer: { title: peer.title, ...summary(peer.runs) } }),
+  }));
+  return JSON.stringify({ machine, notes, results: shown }, null, 2);
 }
 
-export function asTable(results: readonly Result[], machine: Machine, runs: number): string {
-  const rows = results.map(({ figure, peer, downlinkRuns, peerRuns }) => [
-    figure.title,
-    figure.unit,
-    format(median(downlinkRuns), figure),
-    spread(downlinkRuns, figure),
-    format(median(peerRuns), figure),
-    spread(peerRuns, figure),
-    (median(downlinkRuns) / median(peerRuns)).toFixed(2),
-    peer,
-  ]);
-  const header = ['', 'unit', 'Downlink', '(low..high)', 'peer', '(low..high)', 'ratio', 'the peer'];
-  const leftAligned = new Set([0, 1, 7]);
-  const widths = header.map((title, i) => Math.max(title.length, ...rows.map((row) => row[i]?.length ?? 0)));
-  const line = (cells: string[]): string =>
+export function asTable(results: readonly Result[], machine: Machine, notes: readonly string[]): string {
+  const rows = results.map((result, i) => row(result, results[i - 1]?.figure.id === result.figure.id));
+  const widths = HEADER.map((title, i) => Math.max(title.length, ...rows.map((cells) => cells[i]?.length ?? 0)));
+  const line = (cells: readonly string[]): string =>
     cells
-      .map((cell, i) => (leftAligned.has(i) ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0)))
+      .map((cell, i) => (LEFT_ALIGNED.has(i) ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0)))
       .join('  ')
       .trimEnd();
-  return [...heading(machine, runs), '', line(header), ...rows.map(line)].join('\n');
+  const below = notes.length === 0 ? [] : ['', ...notes];
+  return [...heading(machine), '', line(HEADER), ...rows.map(line), ...below].join('\n');
 }
 
-function heading(machine: Machine, runs: number): string[] {
+/** `isSame`: the line above is of the same figure, with another peer, and says what is wanted. */
+function row({ figure, downlinkRuns, peer }: Result, isSame: boolean): string[] {
+  const { title, unit, goal = '' } = figure;
+  const own = [format(median(downlinkRuns), figure), spread(downlinkRuns, figure)];
+  const runs = String(downlinkRuns.length);
+  if (peer === undefined) return [title, unit, ...own, '', '', '', goal, runs, ''];
+  const ratio = (median(downlinkRuns) / median(peer.runs)).toFixed(2);
+  const beside = [format(median(peer.runs), figure), spread(peer.runs, figure), ratio];
+  return [title, unit, ...own, ...beside, isSame ? '' : goal, runs, peer.title];
+}
+
+function heading(machine: Machine): string[] {
   const { downlink, ...libraries } = machine.versions;
   const others = Object.entries(libraries).map(([name, version]) => `${name} ${version}`);
   return [
     `Downlink ${downlink}, Node.js ${machine.node}, ${others.join(', ')}`,
     `${machine.cpu}, ${machine.cores} cores, ${machine.system}, fsync of 4 KiB ${machine.fsyncMs.toFixed(2)} ms, load ${machine.loadAverage.toFixed(1)}`,
     `${machine.pinned ? 'servers on one core, load on another' : 'nothing pinned to a core'}; ` +
-      (runs === 1 ? 'one run' : `median of ${runs} runs, Downlink and peer in turn`),
+      'medians of the runs, Downlink and its peers in turn',
   ];
 }
 
@@ -65,9 +56,10 @@ function summary(values: readonly number[]): { median: number; low: number; high
 }
 
 function spread(values: readonly number[], figure: Figure): string {
-  return `(${format(Math.min(...values), figure)}..${format(Math.max(...values), figure)})`;
+  return values.length === 1 ? '' : `(${format(Math.min(...values), figure)}..${format(Math.max(...values), figure)})`;
 }
 
 function format(value: number, { unit }: Figure): string {
-  return unit === 'ms' ? value.toFixed(2) : Math.round(value).toLocaleString('en-US');
+  const digits = DECIMALS[unit];
+  return value.toLocaleString('en-US', { minimumFractionDigits: digits, maximumFractionDigits: digits });
 }

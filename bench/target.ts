@@ -4,6 +4,10 @@ export type Target = {
   readonly mqttPort: number;
   readonly operatorKey: string;
   readonly devices: readonly Device[];
+  /** Resident memory of its process, octets. */
+  residentBytes(): number;
+  /** A value from /metrics, which only Downlink has; labels go with the name. */
+  readonly metric?: (name: string) => Promise<number>;
   stop(): Promise<void>;
 };
 

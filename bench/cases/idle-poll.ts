@@ -1,12 +1,13 @@
 import { setTimeout as delay } from 'node:timers/promises';
-import type { BenchCase } from '../bench-case.ts';
+import { compare } from '../compare.ts';
 import { HttpConnection } from '../load/http-connection.ts';
+import { bareFastify } from '../peer-target.ts';
 
 /** A wake with nothing to fetch, the most frequent request of a sleepy fleet. */
-export const idlePoll: BenchCase = {
+export const idlePoll = compare({
   id: 'poll',
-  peer: { script: 'bare-fastify', title: 'Fastify, a bare 204' },
-  figures: [{ id: 'poll', title: 'polls with nothing queued', unit: 'per s' }],
+  peers: () => [bareFastify('Fastify, a bare 204')],
+  figures: [{ id: 'poll', title: 'polls with nothing queued', unit: 'per s', goal: '>= 0.60 x' }],
   devices: (load) => load.connections,
 
   async measure(target, load) {
@@ -33,4 +34,4 @@ export const idlePoll: BenchCase = {
     for (const connection of connections) connection.close();
     return { poll };
   },
-};
+});

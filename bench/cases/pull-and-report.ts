@@ -1,14 +1,15 @@
-import type { BenchCase } from '../bench-case.ts';
+import { compare } from '../compare.ts';
 import { HttpConnection } from '../load/http-connection.ts';
+import { bareFastify } from '../peer-target.ts';
 import type { Target } from '../target.ts';
 
 /** A sleepy device's whole work: it pulls one command, and reports what came of it. */
 const WARM_UP_SHARE = 0.2;
 
-export const pullAndReport: BenchCase = {
+export const pullAndReport = compare({
   id: 'pull',
-  peer: { script: 'bare-fastify', title: 'Fastify, canned answers' },
-  figures: [{ id: 'pull', title: 'commands pulled and reported', unit: 'per s' }],
+  peers: () => [bareFastify('Fastify, canned answers')],
+  figures: [{ id: 'pull', title: 'commands pulled and reported', unit: 'per s', goal: '>= 0.20 x' }],
   devices: (load) => load.connections,
 
   async prepare(target, load) {
@@ -46,7 +47,7 @@ export const pullAndReport: BenchCase = {
     }
     connection.close();
   },
-};
+});
 
 function open(target: Target, token: (i: number) => string): Promise<HttpConnection[]> {
   return Promise.all(target.devices.map((_, i) => HttpConnection.open(target.httpPort, token(i))));

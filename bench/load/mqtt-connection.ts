@@ -3,8 +3,8 @@ import { generate, parser, type IConnackPacket, type ISubackPacket, type Packet 
 
 /** A raw MQTT 3.1.1 connection: a socket and a parser, so that the load weighs little beside the server. */
 
-/** Connects and waits for the CONNACK. Rejects when the server refuses or closes. */
-export async function openMqtt(port: number, device: { id: string; token: string }): Promise<Socket> {
+/** Connects and waits for the CONNACK. `keepalive` in seconds. Rejects when the server refuses or closes. */
+export async function openMqtt(port: number, device: { id: string; token: string }, keepalive = 60): Promise<Socket> {
   const socket = connect({ port, host: '127.0.0.1', noDelay: true });
   socket.write(
     generate({
@@ -13,7 +13,7 @@ export async function openMqtt(port: number, device: { id: string; token: string
       protocolVersion: 4,
       clean: true,
       clientId: device.id,
-      keepalive: 60,
+      keepalive,
       username: device.id,
       password: Buffer.from(device.token),
     }),
