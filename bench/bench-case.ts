@@ -24,11 +24,11 @@ export type Result = {
 export type Effort = {
   readonly load: Load;
   /** How often to measure, where nobody said it: `usual` times. */
-  runs(usual: number): number;
+  readonly runs: (usual: number) => number;
   /** Progress, for whoever waits. */
-  say(text: string): void;
+  readonly say: (text: string) => void;
   /** What the table must not be read without. */
-  note(text: string): void;
+  readonly note: (text: string) => void;
 };
 
 /** How much load. */

@@ -22,7 +22,7 @@ export type Comparison = {
   readonly verify?: (target: Target, measured: Record<string, number>) => Promise<void>;
 };
 
-export type Peer = { readonly title: string; start(deviceCount: number): Promise<Target> };
+export type Peer = { readonly title: string; readonly start: (deviceCount: number) => Promise<Target> };
 
 /** A run that lasts this long hangs: something was lost on the way. */
 const RUN_MS_MAX = 900_000;

@@ -21,7 +21,7 @@ export type ServerProcess<T> = {
   readonly ready: T;
   /** From its start until it said that it is ready. */
   readonly startMs: number;
-  residentBytes(): number;
+  readonly residentBytes: () => number;
   stop(signal?: NodeJS.Signals): Promise<void>;
 };
 

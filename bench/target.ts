@@ -5,7 +5,7 @@ export type Target = {
   readonly operatorKey: string;
   readonly devices: readonly Device[];
   /** Resident memory of its process, octets. */
-  residentBytes(): number;
+  readonly residentBytes: () => number;
   /** A value from /metrics, which only Downlink has; labels go with the name. */
   readonly metric?: (name: string) => Promise<number>;
   stop(): Promise<void>;
