@@ -217,6 +217,9 @@ async function problemsOf(state: LevelState, history: History, shipper: Shipper)
 
 function portErrorOf(error: unknown, variable: string, host: string, port: number): StartError {
   const { code, message } = error as NodeJS.ErrnoException;
+  if (code === 'ENOTFOUND' || code === 'EADDRNOTAVAIL' || code === 'EAI_AGAIN') {
+    return new StartError(`${host} is no address of this machine (${message}); set DOWNLINK_HOST to one that is`);
+  }
   const why = code === 'EADDRINUSE' ? 'is in use by another process' : `cannot be listened on (${message})`;
   return new StartError(`port ${port} on ${host} ${why}; stop it, or set ${variable} to another port (0 picks a free one)`);
 }

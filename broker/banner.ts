@@ -19,7 +19,7 @@ export function banner(
     config.adminKey !== undefined
       ? 'as set by DOWNLINK_ADMIN_KEY'
       : server.adminKey === undefined
-        ? 'the one you keep (there is no admin.key in the data folder)'
+        ? 'the one you keep (admin.key in the data folder is gone or revoked)'
         : adminKeyFile(config.dataDir);
   const rows: [string, string][] = [
     ['MQTT', `mqtt://${host}:${server.mqttPort}   ws://${host}:${server.httpPort}/mqtt`],

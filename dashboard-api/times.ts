@@ -26,7 +26,7 @@ export function nsOf(given: string | number, at: string): bigint {
   if (match !== null || DATE.test(text)) {
     const fraction = match?.[1] ?? '';
     const seconds = Date.parse(text.replace(fraction, '').replace(' ', 'T').toUpperCase());
-    if (seconds >= 0 && seconds <= TIME_MS_MAX) {
+    if (seconds >= 0 && seconds <= TIME_MS_MAX && isDayOfItsMonth(text)) {
       return BigInt(seconds) * NS_PER_MS + BigInt(fraction.slice(1).padEnd(9, '0'));
     }
   }
@@ -37,6 +37,12 @@ export function nsOf(given: string | number, at: string): bigint {
       at,
     },
   );
+}
+
+/** `Date.parse` takes February 30 for March 2. */
+function isDayOfItsMonth(text: string): boolean {
+  const [year, month, day] = text.slice(0, 10).split('-').map(Number);
+  return day !== undefined && month !== undefined && day <= new Date(Date.UTC(year ?? 0, month, 0)).getUTCDate();
 }
 
 export function rfc3339(ms: number): string {

@@ -2,7 +2,8 @@ import { Type, type Static } from 'typebox';
 
 /** What a device is. Schemas are shared by the API and the stores; times are epoch milliseconds inside, RFC 3339 outside. */
 
-export const DEVICE_ID_PATTERN = '^[A-Za-z0-9._-]{1,64}$';
+/** `.` and `..` are left out: URLs swallow them. */
+export const DEVICE_ID_PATTERN = '^(?!\\.{1,2}$)[A-Za-z0-9._-]{1,64}$';
 const DEVICE_ID = new RegExp(DEVICE_ID_PATTERN);
 
 export function isDeviceId(text: string): boolean {
@@ -16,7 +17,10 @@ export const SILENT_SECONDS_DEFAULT = 300;
 export const TS_AHEAD_SECONDS_DEFAULT = 300;
 export const TS_BEHIND_SECONDS_DEFAULT = 30 * 86_400;
 
-export const deviceIdSchema = Type.String({ pattern: DEVICE_ID_PATTERN, description: '1..64 of A-Z a-z 0-9 . _ -' });
+export const deviceIdSchema = Type.String({
+  pattern: DEVICE_ID_PATTERN,
+  description: '1..64 of A-Z a-z 0-9 . _ -, but not . or ..',
+});
 
 export const labelsSchema = Type.Record(Type.String({ pattern: '^[A-Za-z0-9._/-]{1,63}$' }), Type.String({ maxLength: 255 }), {
   additionalProperties: false,

@@ -8,11 +8,11 @@ export type Forecast = {
   readonly nextWakeAt?: number;
   /** When the command should be handed over; absent when nothing is known (no schedule, not connected). */
   readonly expectedAt?: number;
-  /** Scheduled wakes left before it expires, at most 1,000; absent without a schedule or an expiry. */
+  /** Scheduled wakes left before it expires, at most 100; absent without a schedule or an expiry. */
   readonly wakesBeforeExpiry?: number;
 };
 
-const WAKES_COUNTED_MAX = 1_000;
+const WAKES_COUNTED_MAX = 100;
 
 /** `reachable`: the device is connected or waiting right now; `lastContactAt`: when it was last heard of. */
 export function forecast(

@@ -119,7 +119,7 @@ describe('issuing', () => {
     ['an expiry in no time at all', { name: 'x', expires: { inSeconds: 0 } }, 'expires.inSeconds'],
     ['too many wakes', { name: 'x', expires: { wakes: 1_001 } }, 'expires.wakes'],
     ['a time that is none', { name: 'x', notBefore: 'tomorrow' }, 'notBefore'],
-    ['a day that is none', { name: 'x', notBefore: '2026-02-30T25:00:00Z' }, 'notBefore'],
+    ['a day that is none', { name: 'x', notBefore: '2026-02-30T05:00:00Z' }, 'notBefore'],
     ['a time without a zone', { name: 'x', notBefore: '2026-06-01T00:00:00' }, 'notBefore'],
     ['a time beyond all calendars', { name: 'x', notBefore: 1e15 - 1 }, 'notBefore'],
     ['a time of another type', { name: 'x', notBefore: true }, 'notBefore'],
@@ -311,7 +311,7 @@ describe('listing and showing', () => {
     await Promise.all(Array.from({ length: 1_000 }, () => server.issue('often', { name: 'x' })));
     const { body } = await list('limit=1000', 'often');
     expect(body.commands).toHaveLength(1_000);
-    expect(body.commands.every(({ forecast }) => (forecast as { wakesBeforeExpiry: number }).wakesBeforeExpiry === 1_000)).toBe(
+    expect(body.commands.every(({ forecast }) => (forecast as { wakesBeforeExpiry: number }).wakesBeforeExpiry === 100)).toBe(
       true,
     );
   });

@@ -60,6 +60,7 @@ describe('registering', () => {
   });
 
   test.each<[string, unknown, string | undefined]>([
+    ['an id that URLs swallow', { id: '..' }, 'id'],
     ['no id', {}, 'id'],
     ['an id out of form', { id: 'a b' }, 'id'],
     ['an id too long', { id: 'x'.repeat(65) }, 'id'],

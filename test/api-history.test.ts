@@ -55,11 +55,15 @@ describe('while History is away', () => {
     for (const path of [
       '/v1/devices/pump/telemetry?metric=a',
       '/v1/devices/pump/telemetry?metric=a&window=1h',
-      '/v1/devices/pump/telemetry/latest',
       '/v1/commands/019b76da-a800-7000-8000-000000000001',
     ]) {
       expectProblem(await server.request('GET', path), 'history_unavailable');
     }
+  });
+
+  test('the latest values that came in since the start are at hand', async () => {
+    const { body } = await server.request('GET', '/v1/devices/pump/telemetry/latest');
+    expect(body).toMatchObject({ metrics: { a: { value: 1 } } });
   });
 });
 

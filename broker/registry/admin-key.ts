@@ -18,7 +18,8 @@ export async function ensureAdminKey(
   const written = await readAdminKey(dataDir);
   if (keys.hasAdmin) {
     // A key that the environment set on an earlier start gives way to the file's; a revoked one does not come back.
-    if (written !== undefined && keys.has(ADMIN_KEY_ID)) await keys.setAdmin(written);
+    if (written === undefined || !keys.has(ADMIN_KEY_ID)) return { key: undefined, isNew: false };
+    await keys.setAdmin(written);
     return { key: written, isNew: false };
   }
   // The file may be left from a State that is gone: its key goes on working.

@@ -11,7 +11,7 @@ import type { State } from './state.ts';
  */
 const BATCH_BYTES_MAX = 1024 * 1024;
 const BACKOFF_MS_MIN = 250;
-const BACKOFF_MS_MAX = 15_000;
+const BACKOFF_MS_MAX = 5_000;
 
 export class Shipper {
   readonly #state: State;

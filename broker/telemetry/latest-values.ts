@@ -35,17 +35,26 @@ export class LatestValues {
     return this.#devices.get(deviceId)?.isFetched ?? false;
   }
 
-  /** By metric name. Throws `history_unavailable` when earlier readings are needed and cannot be had. */
+  /** By metric name. Throws `history_unavailable` when this run has seen none and History cannot be asked. */
   async of(deviceId: string): Promise<Map<string, Point>> {
     const known = this.#known(deviceId);
     if (!known.isFetched) {
+      await this.#fetch(deviceId, known);
+    }
+    const byName = [...known.newest].toSorted(([a], [b]) => (a < b ? -1 : 1));
+    return new Map(byName.map(([metric, newest]) => [metric, pointOf(newest)]));
+  }
+
+  async #fetch(deviceId: string, known: Known): Promise<void> {
+    try {
       for (const [metric, { timeNs, value, givenTs }] of await this.#history.latest(deviceId)) {
         this.note(deviceId, { [metric]: value }, timeNs.toString(), givenTs);
       }
       known.isFetched = true;
+    } catch (error) {
+      // What this run has seen is told while History is away; it is asked again the next time.
+      if (known.newest.size === 0) throw error;
     }
-    const byName = [...known.newest].toSorted(([a], [b]) => (a < b ? -1 : 1));
-    return new Map(byName.map(([metric, newest]) => [metric, pointOf(newest)]));
   }
 
   forget(deviceId: string): void {
