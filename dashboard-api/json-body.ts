@@ -11,6 +11,8 @@ type BodyReader = Pick<FastifyInstance, 'removeAllContentTypeParsers' | 'addCont
 export function readBodiesAsJson(app: BodyReader): void {
   app.removeAllContentTypeParsers();
   app.addContentTypeParser<Buffer>('application/json', { parseAs: 'buffer' }, (request, octets, done) => {
+    const encoded = wrongEncoding(request);
+    if (encoded !== undefined) return done(encoded);
     if (octets.length === 0) return done(null, undefined);
     if (request.routeOptions.schema?.body === undefined && !request.is404) {
       return done(new DownlinkError('invalid_request', 'this route takes no body'));
@@ -26,7 +28,18 @@ export function readBodiesAsJson(app: BodyReader): void {
 /** Whatever its type: the route looks at it with `mediaTypeOf`. */
 export function readBodiesAsOctets(app: BodyReader): void {
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser<Buffer>('*', { parseAs: 'buffer' }, (_, octets, done) => done(null, octets));
+  app.addContentTypeParser<Buffer>('*', { parseAs: 'buffer' }, (request, octets, done) =>
+    done(wrongEncoding(request) ?? null, octets),
+  );
+}
+
+/** Bodies are read as they come: a compressed one is not unpacked. */
+function wrongEncoding({ headers }: FastifyRequest): DownlinkError | undefined {
+  const given = headers['content-encoding'];
+  if (given === undefined || given === 'identity') return undefined;
+  return new DownlinkError('unsupported_media_type', `bodies are taken uncompressed, not as ${given.slice(0, 80)}`, {
+    at: 'Content-Encoding',
+  });
 }
 
 /** JSON when nothing is said: small devices often say nothing. */

@@ -7,6 +7,7 @@ export const JSON_DEPTH_MAX = 32;
 
 /** Reads JSON from octets. Throws `invalid_json` for what is not UTF-8, not JSON, or nests more than 32 deep. */
 export function parseJson(octets: Uint8Array): JsonValue {
+  if (octets.length === 0) throw new DownlinkError('invalid_json', 'not JSON: there is nothing in it');
   if (!isUtf8(octets)) throw new DownlinkError('invalid_json', 'not JSON: the text is not valid UTF-8');
   const text = Buffer.from(octets.buffer, octets.byteOffset, octets.byteLength).toString('utf8');
   let value: JsonValue;

@@ -152,6 +152,7 @@ export class MqttServer {
       done(Object.assign(new Error(message), { returnCode }), null);
     };
     if (this.#isClosing) return refuse('the server is stopping', 3);
+    if (username === undefined) return refuse('the username is the device id, the password its token', REFUSED_CREDENTIAL);
     if (!isDeviceId(client.id) || client.id !== username) {
       return refuse('client id and username are both the device id', REFUSED_IDENTIFIER);
     }
@@ -285,6 +286,7 @@ export class MqttServer {
   ): void {
     const session = this.#sessions.get(client);
     if (session === undefined || !isDownTopic(session.deviceId, subscription.topic)) {
+      this.#parts.metrics.rejects.inc({ transport: 'mqtt', code: 'foreign_topic' });
       this.#tell(
         client,
         subscription.topic,
