@@ -9,10 +9,10 @@ export const JSON_DEPTH_MAX = 32;
 export function parseJson(octets: Uint8Array): JsonValue {
   if (octets.length === 0) throw new DownlinkError('invalid_json', 'not JSON: there is nothing in it');
   if (!isUtf8(octets)) throw new DownlinkError('invalid_json', 'not JSON: the text is not valid UTF-8');
-  const text = Buffer.from(octets.buffer, octets.byteOffset, octets.byteLength).toString('utf8');
+  const buffer = Buffer.isBuffer(octets) ? octets : Buffer.from(octets.buffer, octets.byteOffset, octets.byteLength);
   let value: JsonValue;
   try {
-    value = JSON.parse(text) as JsonValue;
+    value = JSON.parse(buffer.toString('utf8')) as JsonValue;
   } catch (error) {
     throw new DownlinkError('invalid_json', `not JSON: ${(error as Error).message}`);
   }
