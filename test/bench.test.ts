@@ -31,7 +31,7 @@ it('measures every figure on Downlink and on its peers, and finds all that was a
   expect([...new Set(results.map(({ id }) => id))]).toEqual([
     'readings',
     ...AT_FULL_SPEED,
-    ...['push-p50', 'push-p99', 'push-rate', 'push-beside', 'poll', 'pull', 'idle-memory', 'idle-connections'],
+    ...['push-p50', 'push-p99', 'push-rate', 'push-beside', 'poll', 'pull', 'idle-memory', 'idle-total', 'idle-connections'],
     ...['memory', 'ready', 'issue', 'lease', 'expire'].flatMap((what) => [`open-${what}-50`, `open-${what}-200`]),
     ...AFTER_OUTAGE,
   ]);
