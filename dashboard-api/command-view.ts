@@ -13,9 +13,7 @@ export const forecastSchema = Type.Object(
     expectedAt: Type.Optional(
       Type.String({ format: 'date-time', description: 'When the command should be handed over; absent when nothing is known' }),
     ),
-    wakesBeforeExpiry: Type.Optional(
-      Type.Integer({ description: 'Scheduled wakes left before it expires, counted up to 100' }),
-    ),
+    wakesBeforeExpiry: Type.Optional(Type.Integer({ description: 'Scheduled wakes left before it expires, counted up to 100' })),
   },
   { $id: 'Forecast' },
 );
