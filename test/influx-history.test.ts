@@ -5,7 +5,8 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import type { InfluxOptions } from '../broker/store/influx/influx-client.ts';
 import { InfluxHistory } from '../broker/store/influx/influx-history.ts';
 import { commandLine, telemetryLine } from '../broker/store/line-protocol.ts';
-import { append, commandOf, historyContract } from './history-contract.ts';
+import { historyContract } from './history-contract.ts';
+import { append, commandOf } from './history-fixtures.ts';
 import { Influxd } from './servers/influxd.ts';
 import { isMissing } from './servers/server-paths.ts';
 

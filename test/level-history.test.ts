@@ -6,7 +6,8 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { telemetryLine } from '../broker/store/line-protocol.ts';
 import { LevelHistory } from '../broker/store/level/level-history.ts';
-import { append, historyContract } from './history-contract.ts';
+import { historyContract } from './history-contract.ts';
+import { append } from './history-fixtures.ts';
 
 let folder: string;
 

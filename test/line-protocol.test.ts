@@ -4,7 +4,7 @@ import { parseFields, parseRow, valueOf } from '../broker/store/line-parser.ts';
 import { commandLine, fieldOfMetric, telemetryLine } from '../broker/store/line-protocol.ts';
 import { rowsOf } from '../broker/store/line-rows.ts';
 import type { MetricValue } from '../devices/telemetry.ts';
-import { commandOf } from './history-contract.ts';
+import { commandOf } from './history-fixtures.ts';
 
 const metric = fc.stringMatching(/^[A-Za-z_][A-Za-z0-9_.-]{0,20}$/);
 const value = fc.oneof(
