@@ -334,6 +334,20 @@ describe('telemetry', () => {
     await device.end();
   });
 
+  test('of a will is stored when its device goes away without a word', async () => {
+    const { id, token } = await newDevice();
+    const device = await server.connect(id, token, {
+      will: { topic: `devices/${id}/telemetry`, payload: Buffer.from('{"online":false}'), qos: 1, retain: false },
+    });
+    await device.subscribe('commands');
+    await device.subscribe('errors');
+    device.vanish();
+    const path = `/v1/devices/${id}/telemetry?metric=online`;
+    for (let points: unknown[] = []; points.length === 0;) {
+      points = (await server.request<{ points: unknown[] }>('GET', path)).body.points;
+    }
+  });
+
   test('of one device in one millisecond is all kept', async () => {
     const device = await pushDevice();
     await Promise.all(Array.from({ length: 500 }, (_, i) => device.publish('telemetry', { n: i })));

@@ -150,6 +150,8 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     if (isEnded(command)) this.#ending.set(id, command);
     const durable = this.#commit(commandChanges(command), rows, 'exempt').then(() => {
       if (this.#ending.get(id) === command) this.#ending.delete(id);
+      // What an earlier step could not write is written with this one; written later, it would bring back what is past.
+      this.#unsaved.delete(id);
       this.#tell(command, from);
     });
     durable.catch(() => {

@@ -115,7 +115,8 @@ export class MqttServer {
     const client = this.#aedes.handle(stream);
     stream.once('close', () => this.#end(client));
     guardPacketSize(stream, client, PACKET_BYTES_MAX, () => {
-      this.#tell(client, '', new DownlinkError('body_too_large', `a packet takes at most ${PACKET_BYTES_MAX} bytes`));
+      this.#parts.metrics.rejects.inc({ transport: 'mqtt', code: 'body_too_large' });
+      this.#parts.log.info({ device: client.id }, `MQTT: cut for a packet of more than ${PACKET_BYTES_MAX} bytes`);
     });
   }
 

@@ -7,12 +7,12 @@ import type { Client } from 'aedes';
  */
 type Parsing = { _parser?: { packet?: { length?: number } | null } };
 
-export function guardPacketSize(stream: Duplex, client: Client, bytesMax: number, tell: () => void): void {
+export function guardPacketSize(stream: Duplex, client: Client, bytesMax: number, onCut: () => void): void {
   const parsing = client as Parsing;
   stream.on('readable', () => {
     const claimed = parsing._parser?.packet?.length ?? 0;
     if (claimed <= bytesMax) return;
-    tell();
+    onCut();
     stream.destroy();
   });
 }

@@ -52,14 +52,16 @@ export class Shipper {
     const { head } = this.#state.journal;
     if (this.#through >= head || this.#failure !== undefined) return;
     await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, waitMsMax);
-      this.#waiting.add({
+      const waiting = {
         head,
         resolve: () => {
           clearTimeout(timer);
+          this.#waiting.delete(waiting);
           resolve();
         },
-      });
+      };
+      const timer = setTimeout(waiting.resolve, waitMsMax);
+      this.#waiting.add(waiting);
     });
   }
 
@@ -111,9 +113,7 @@ export class Shipper {
 
   #release(through: number): void {
     for (const waiting of this.#waiting) {
-      if (waiting.head > through) continue;
-      this.#waiting.delete(waiting);
-      waiting.resolve();
+      if (waiting.head <= through) waiting.resolve();
     }
   }
 

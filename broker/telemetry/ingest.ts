@@ -26,7 +26,6 @@ export class Ingest {
   readonly #mark: TimeMark;
   /** Last server-given time of each device, epoch microseconds. */
   readonly #lastMicros = new Map<string, number>();
-  #readings = 0;
 
   constructor(state: State, events: LiveEvents, latest: LatestValues, clock: Clock, mark: TimeMark) {
     this.#state = state;
@@ -34,11 +33,6 @@ export class Ingest {
     this.#latest = latest;
     this.#clock = clock;
     this.#mark = mark;
-  }
-
-  /** Readings made durable since the start of this run. */
-  get readings(): number {
-    return this.#readings;
   }
 
   /** Resolves with the number of readings taken, `changes` being made with them. Throws `journal_full` or `storage_unavailable`, and then nothing of it was taken. */
@@ -75,7 +69,6 @@ export class Ingest {
       count += this.#latest.note(deviceId, values, timeNs, givenTs);
       this.#events.publish({ type: 'telemetry', deviceId, timeNs, values });
     }
-    this.#readings += count;
     return count;
   }
 

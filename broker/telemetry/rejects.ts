@@ -25,7 +25,6 @@ export class Rejects {
   readonly #clock: Clock;
   /** How many each device has had: where in its ring of slots the next one goes. */
   readonly #counts = new Map<string, number>();
-  #total = 0;
 
   constructor(state: State, clock: Clock) {
     this.#state = state;
@@ -38,11 +37,6 @@ export class Rejects {
     }
   }
 
-  /** Rejects since the start of this run. */
-  get total(): number {
-    return this.#total;
-  }
-
   async keep(
     deviceId: string,
     from: { transport: Reject['transport']; where: string; body: Uint8Array },
@@ -50,7 +44,6 @@ export class Rejects {
   ): Promise<void> {
     const n = this.#counts.get(deviceId) ?? 0;
     this.#counts.set(deviceId, n + 1);
-    this.#total += 1;
     const reject: Reject = {
       at: this.#clock.now(),
       transport: from.transport,
