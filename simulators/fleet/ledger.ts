@@ -14,7 +14,7 @@ export type Facts = {
   silent: boolean;
   /** The device's word. */
   word?: { readonly state: DevicesWord; readonly result?: JsonValue };
-  /** Some report of it, an end or not, was acknowledged by the server. */
+  /** Some report of it, an end or not, is known to have counted: HTTP says so, a PUBACK does not. */
   anyReportTaken: boolean;
   /** The word was acknowledged. */
   wordTaken: boolean;

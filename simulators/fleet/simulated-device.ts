@@ -9,7 +9,7 @@ import { faultyConnect, faultyFetch, type Faults } from './faults.ts';
 import type { Kind } from './kinds.ts';
 import type { Pace } from './limits.ts';
 import type { Facts, Ledger } from './ledger.ts';
-import type { Counts } from './meter.ts';
+import type { Counts, Way } from './meter.ts';
 
 /** One simulated thing: its model behind the reference client, with its faults; whatever it does goes into the ledger. */
 export type SimulatedDevice = {
@@ -44,7 +44,7 @@ export function pushDevice(parts: DeviceParts): SimulatedDevice {
     url: parts.mqttUrl,
     deviceId: id,
     token,
-    events: events(parts),
+    events: events(parts, 'push'),
     connect: faultyConnect(faults),
   });
   return simulated(parts, client, () => {});
@@ -52,7 +52,13 @@ export function pushDevice(parts: DeviceParts): SimulatedDevice {
 
 export function sleepyDevice(parts: DeviceParts): SimulatedDevice {
   const { token, faults, counts } = parts;
-  const client = new PullClient({ url: parts.url, token, schedule: 'manual', events: events(parts), fetch: faultyFetch(faults) });
+  const client = new PullClient({
+    url: parts.url,
+    token,
+    schedule: 'manual',
+    events: events(parts, 'sleepy'),
+    fetch: faultyFetch(faults),
+  });
   return simulated(parts, client, () => {
     counts.wakes += 1;
     // Rejects when the device was stopped in between.
@@ -115,7 +121,7 @@ async function carryOut(
   throw outcome.state === 'rejected' ? new RejectedCommand(outcome.message) : new Error(outcome.message);
 }
 
-function events({ model, ledger, counts, onDelivered }: DeviceParts): ClientEvents {
+function events({ model, ledger, counts, onDelivered }: DeviceParts, way: Way): ClientEvents {
   return {
     received(command) {
       const facts = ledger.of(command.id);
@@ -129,7 +135,8 @@ function events({ model, ledger, counts, onDelivered }: DeviceParts): ClientEven
     reported(commandId, report, delivery, code) {
       const facts = ledger.of(commandId);
       if (delivery === 'refused') facts.refused = code ?? 'refused';
-      if (delivery === 'stored') facts.anyReportTaken = true;
+      // A PUBACK also answers a report that came too late to count; what is told on `errors` may be lost with the connection.
+      if (delivery === 'stored' && way === 'sleepy') facts.anyReportTaken = true;
       if (report.state === 'running') return;
       // Refused for good is an answer too.
       if (delivery === 'dropped') facts.silent = true;
