@@ -81,12 +81,12 @@ export class PresenceTracker {
 
   /** A session or stream opened (1) or closed (-1). */
   session(id: string, change: 1 | -1): void {
-    if (this.#closed) return;
-    const tracked = this.#track(id);
-    tracked.sessions = Math.max(0, tracked.sessions + change);
-    tracked.lastContactAt = this.#clock.now();
-    this.#unsaved.add(id);
-    this.refresh(id);
+    this.#reach(id, 'sessions', change);
+  }
+
+  /** A poll was parked (1) or let go of (-1): the device waits for what comes. */
+  park(id: string, change: 1 | -1): void {
+    this.#reach(id, 'parked', change);
   }
 
   /** Works the presence out anew and tells of a change; call it when the device's schedule changed. */
@@ -115,6 +115,15 @@ export class PresenceTracker {
     clearInterval(this.#saving);
     this.#deadlines.close();
     await this.#save();
+  }
+
+  #reach(id: string, way: 'sessions' | 'parked', change: 1 | -1): void {
+    if (this.#closed) return;
+    const tracked = this.#track(id);
+    tracked[way] = Math.max(0, tracked[way] + change);
+    tracked.lastContactAt = this.#clock.now();
+    this.#unsaved.add(id);
+    this.refresh(id);
   }
 
   async #save(): Promise<void> {
