@@ -1,17 +1,12 @@
 import { DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS } from '../devices/clock.ts';
 import { DownlinkError } from '../devices/downlink-error.ts';
+import { epochNsOf } from '../devices/rfc3339.ts';
 
 /** Times as the API takes and shows them: RFC 3339 in UTC, or epoch milliseconds on the way in. */
 const NS_PER_MS = 1_000_000n;
 const NS_PER_MICRO = 1_000n;
-/** The end of year 9999, the last that RFC 3339 can write. */
-const TIME_MS_MAX = 253_402_300_799_999;
 /** The last whole second that InfluxDB's 64 bits of nanoseconds hold, in the year 2262. */
 export const TIME_NS_MAX = 9_223_372_036_000_000_000n;
-
-const RFC_3339 = /^\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}(?::\d{2}(\.\d{1,9})?)?(?:[Zz]|[+-]\d{2}:\d{2})$/;
-const DATE = /^\d{4}-\d{2}-\d{2}$/;
-const EPOCH_MS = /^\d{1,15}$/;
 
 /** Epoch milliseconds of RFC 3339 text (a date alone is its midnight in UTC) or a number. Throws `invalid_request`. */
 export function msOf(given: string | number, at: string): number {
@@ -20,16 +15,8 @@ export function msOf(given: string | number, at: string): number {
 
 /** Epoch nanoseconds, all of the digits that are given. Throws `invalid_request`. */
 export function nsOf(given: string | number, at: string): bigint {
-  const text = String(given);
-  if (EPOCH_MS.test(text) && Number(text) <= TIME_MS_MAX) return BigInt(text) * NS_PER_MS;
-  const match = RFC_3339.exec(text);
-  if (match !== null || DATE.test(text)) {
-    const fraction = match?.[1] ?? '';
-    const seconds = Date.parse(text.replace(fraction, '').replace(' ', 'T').toUpperCase());
-    if (seconds >= 0 && seconds <= TIME_MS_MAX && isDayOfItsMonth(text)) {
-      return BigInt(seconds) * NS_PER_MS + BigInt(fraction.slice(1).padEnd(9, '0'));
-    }
-  }
+  const ns = epochNsOf(given);
+  if (ns !== undefined) return ns;
   throw new DownlinkError(
     'invalid_request',
     `${at} is no time from 1970 to 9999: RFC 3339 such as 2026-01-01T00:00:00Z, or epoch milliseconds`,
@@ -37,12 +24,6 @@ export function nsOf(given: string | number, at: string): bigint {
       at,
     },
   );
-}
-
-/** `Date.parse` takes February 30 for March 2. */
-function isDayOfItsMonth(text: string): boolean {
-  const [year, month, day] = text.slice(0, 10).split('-').map(Number);
-  return day !== undefined && month !== undefined && day <= new Date(Date.UTC(year ?? 0, month, 0)).getUTCDate();
 }
 
 export function rfc3339(ms: number): string {

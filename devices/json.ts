@@ -23,8 +23,8 @@ export function parseJson(octets: Uint8Array): JsonValue {
 }
 
 /** True when `value` nests deeper than `depthMax` arrays and objects. */
-function isDeeperThan(value: unknown, depthMax: number): boolean {
-  if (typeof value !== 'object' || value === null) return false;
+export function isDeeperThan(value: unknown, depthMax: number): boolean {
+  if (typeof value !== 'object' || value === null || value instanceof Uint8Array) return false;
   if (depthMax === 0) return true;
   for (const name in value) {
     if (isDeeperThan((value as Record<string, unknown>)[name], depthMax - 1)) return true;

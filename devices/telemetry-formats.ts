@@ -1,5 +1,4 @@
-import { decode } from 'cborg';
-import { DownlinkError } from './downlink-error.ts';
+import { parseCbor, parseCborMaps } from './cbor.ts';
 import { parseJson } from './json.ts';
 import { parseSenml } from './senml.ts';
 import { parseTelemetry, type Sample } from './telemetry.ts';
@@ -23,29 +22,10 @@ export function decodeTelemetry(mediaType: TelemetryMediaType, octets: Uint8Arra
     case 'application/json':
       return parseTelemetry(parseJson(octets));
     case 'application/cbor':
-      return parseTelemetry(decodeCbor(octets, { useMaps: false }));
+      return parseTelemetry(parseCbor(octets));
     case 'application/senml+json':
       return parseSenml(parseJson(octets), now);
     case 'application/senml+cbor':
-      return parseSenml(decodeCbor(octets, { useMaps: true }), now);
-  }
-}
-
-/** Depth is bounded by the stack: cborg's recursion ends in a RangeError, which is an error like any other here. */
-function decodeCbor(octets: Uint8Array, options: { useMaps: boolean }): unknown {
-  try {
-    return decode(octets, {
-      ...options,
-      allowUndefined: false,
-      allowBigInt: false,
-      allowNaN: false,
-      allowInfinity: false,
-      rejectDuplicateMapKeys: true,
-    }) as unknown;
-  } catch (error) {
-    throw new DownlinkError(
-      'invalid_json',
-      `not CBOR: ${error instanceof RangeError ? 'it nests too deeply' : (error as Error).message}`,
-    );
+      return parseSenml(parseCborMaps(octets), now);
   }
 }
