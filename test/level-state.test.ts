@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { cp, mkdtemp, readdir, rm, stat, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
@@ -70,6 +70,66 @@ describe('changes', () => {
   test('a commit after close is refused', async () => {
     await state.close();
     await expect(state.commit([{ put: 'x', value: '1' }], [])).rejects.toMatchObject({ code: 'shutting_down' });
+    state = await open();
+  });
+});
+
+describe('what is committed in one turn', () => {
+  const turn = (): Promise<unknown> =>
+    Promise.all([
+      state.commit([{ put: 'turn/1', value: '1' }], ['m f=1 1']),
+      state.commit([{ put: 'turn/2', value: '2' }], ['m f=2 2'], 'exempt'),
+      state.commit([{ del: 'before' }], []),
+    ]);
+  const logOf = async (of: string): Promise<string> => join(of, (await readdir(of)).find((name) => name.endsWith('.log')) ?? '');
+
+  test.each(['while nothing is written', 'while a batch is being written'])(
+    'is there whole or not at all, wherever the log ends: %s',
+    async (when) => {
+      await state.commit([{ put: 'before', value: '0' }], []);
+      const log = await logOf(folder);
+      const { size: from } = await stat(log);
+      const inFlight = when === 'while a batch is being written';
+      const first = inFlight ? state.commit([{ put: 'first', value: '1' }], ['m f=0 0']) : undefined;
+      if (inFlight) await new Promise(setImmediate);
+      await turn();
+      await first;
+      const { size: to } = await stat(log);
+      const seen = new Set<number>();
+      const cuts = Array.from({ length: 21 }, (_, i) => from + Math.floor(((to - from) * i) / 20));
+      for (const end of cuts) {
+        const copy = await mkdtemp(join(tmpdir(), 'downlink-state-'));
+        await cp(folder, copy, { recursive: true });
+        await truncate(await logOf(copy), end);
+        const cut = await LevelState.open({ folder: copy, journalBytesMax: 1_000_000, clock: { now: () => 1_800_000_000_000 } });
+        const lines = (await cut.journal.read(0, 1_000_000))?.lines.toString() ?? '';
+        const there = [
+          (await cut.get('turn/1')) === '1',
+          (await cut.get('turn/2')) === '2',
+          (await cut.get('before')) === undefined,
+          lines.includes('m f=1 1'),
+          lines.includes('m f=2 2'),
+        ].filter(Boolean).length;
+        seen.add(there);
+        await cut.close();
+        await rm(copy, { recursive: true });
+      }
+      expect([...seen]).toEqual([0, 5]);
+    },
+  );
+
+  test('can be asked for room first', async () => {
+    await state.close();
+    state = await open(1_000);
+    const row = 'x'.repeat(600);
+    state.assertRoom([row]);
+    const taken = state.commit([], [row]);
+    expect(() => state.assertRoom([row])).toThrow(expect.objectContaining({ code: 'journal_full' }) as Error);
+    await taken;
+    expect(() => state.assertRoom([row])).toThrow(expect.objectContaining({ code: 'journal_full' }) as Error);
+    state.assertRoom([]);
+    await state.close();
+    expect(() => state.assertRoom([])).toThrow(expect.objectContaining({ code: 'shutting_down' }) as Error);
     state = await open();
   });
 });

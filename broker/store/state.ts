@@ -11,11 +11,18 @@ export interface State {
   /**
    * Applies `changes` and appends `entries` (line protocol, one row a string) to the journal: all of it or nothing, and durable
    * when the promise resolves. Commits that arrive while one is being written share the next fsync; they resolve in order.
+   * Commits made in one turn, with no `await` between them, are one: after a crash all of them are there or none is.
    * With neither it resolves once all earlier commits are durable. Throws `journal_full` when `entries` would pass the journal's
    * bound (steps of commands already accepted are `exempt`: refusing them would leave the record behind the truth), and
    * `storage_unavailable` when the disk refuses.
    */
   commit(changes: readonly Change[], entries: readonly string[], bound?: 'bounded' | 'exempt'): Promise<void>;
+
+  /**
+   * Throws what `commit` of `entries` would be refused with if it came now. What must not be half done, some of it in memory, asks
+   * this first and commits in the same turn.
+   */
+  assertRoom(entries: readonly string[]): void;
 
   /** What was last committed under `key`. */
   get(key: string): Promise<string | undefined>;

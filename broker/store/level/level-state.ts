@@ -81,18 +81,11 @@ export class LevelState implements State {
   }
 
   commit(changes: readonly Change[], entries: readonly string[], bound: 'bounded' | 'exempt' = 'bounded'): Promise<void> {
-    if (this.#closed) return Promise.reject(new DownlinkError('shutting_down', 'the server is stopping'));
-    if (this.#failure !== undefined) return Promise.reject(this.#failure);
+    const chars = charsOf(entries);
+    const refusal = this.#refusalOf(bound === 'bounded' ? chars : 0);
+    if (refusal !== undefined) return Promise.reject(refusal);
+    // All that one turn commits must land in one batch: nothing between here and the end may wait.
     const next = this.#next;
-    let chars = 0;
-    for (const entry of entries) chars += entry.length + 1;
-    if (bound === 'bounded' && chars > 0 && this.#journal.bytes + next.lineChars + chars > this.#journal.bytesMax) {
-      return Promise.reject(
-        new DownlinkError('journal_full', `the journal holds its ${this.#journal.bytesMax} bytes because History is behind`, {
-          retryAfterSeconds: 10,
-        }),
-      );
-    }
     for (const change of changes) {
       next.operations.push(
         'put' in change ? { type: 'put', key: change.put, value: change.value } : { type: 'del', key: change.del },
@@ -103,6 +96,20 @@ export class LevelState implements State {
     next.isWanted = true;
     this.#start();
     return next.durable;
+  }
+
+  assertRoom(entries: readonly string[]): void {
+    const refusal = this.#refusalOf(charsOf(entries));
+    if (refusal !== undefined) throw refusal;
+  }
+
+  #refusalOf(chars: number): DownlinkError | undefined {
+    if (this.#closed) return new DownlinkError('shutting_down', 'the server is stopping');
+    if (this.#failure !== undefined) return this.#failure;
+    if (chars === 0 || this.#journal.bytes + this.#next.lineChars + chars <= this.#journal.bytesMax) return undefined;
+    return new DownlinkError('journal_full', `the journal holds its ${this.#journal.bytesMax} bytes because History is behind`, {
+      retryAfterSeconds: 10,
+    });
   }
 
   async get(key: string): Promise<string | undefined> {
@@ -223,6 +230,12 @@ export class LevelState implements State {
       }
     }
   }
+}
+
+function charsOf(entries: readonly string[]): number {
+  let chars = 0;
+  for (const entry of entries) chars += entry.length + 1;
+  return chars;
 }
 
 function unavailable(error: unknown): DownlinkError {
