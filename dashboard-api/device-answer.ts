@@ -3,6 +3,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import Negotiator from 'negotiator';
 import { commandMessage } from '../devices/command-message.ts';
 import type { Command } from '../devices/command.ts';
+import { CURSOR_CHARS } from '../devices/cursor.ts';
 import { rfc3339 } from './times.ts';
 
 /** How devices are answered: in JSON or CBOR, whichever they accept, with the size of each command known before it is leased. */
@@ -15,9 +16,6 @@ export type CommandsAnswer = {
   readonly cursor: string;
   readonly sleep: { readonly untilSeconds: number; /** Epoch milliseconds. */ readonly wakeAt: number; readonly reason: string };
 };
-
-/** Cursors are no longer than this. */
-export const CURSOR_CHARS_MAX = 48;
 
 /** For what speaks SenML alone: commands are no measurements, so they come in the plain form of the same encoding. */
 const FORMAT_OF_TYPE: Readonly<Record<string, AnswerFormat>> = {
@@ -143,7 +141,7 @@ function encodedBytes(format: AnswerFormat, body: object): number {
 const ENVELOPE: object = {
   commands: [],
   more: false,
-  cursor: 'x'.repeat(CURSOR_CHARS_MAX),
+  cursor: 'x'.repeat(CURSOR_CHARS),
   sleep: { untilSeconds: 2 ** 32 - 1, wakeAt: rfc3339(0), reason: 'schedule' },
 };
 const ENVELOPE_BYTES: Readonly<Record<AnswerFormat, number>> = {

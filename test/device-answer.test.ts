@@ -1,7 +1,8 @@
 import { decode } from 'cborg';
 import { describe, expect, test } from 'vitest';
-import { answerEncoderFor, answerFormatOf, CURSOR_CHARS_MAX } from '../dashboard-api/device-answer.ts';
+import { answerEncoderFor, answerFormatOf } from '../dashboard-api/device-answer.ts';
 import type { Command } from '../devices/command.ts';
+import { CURSOR_CHARS } from '../devices/cursor.ts';
 
 describe('the format of an answer', () => {
   test.each<[string | undefined, 'json' | 'cbor', 'json' | 'cbor']>([
@@ -66,7 +67,7 @@ function sent(accept: string, commands: readonly Command[], more?: object): { bo
   encoder.send(reply as never, 200, {
     commands: commands.map((command) => ({ ...command, attempts: command.attempts + 1 })),
     more: false,
-    cursor: 'c'.repeat(CURSOR_CHARS_MAX),
+    cursor: 'c'.repeat(CURSOR_CHARS),
     sleep: { untilSeconds: 4_294_967_295, wakeAt: 1_767_225_600_000, reason: 'schedule' },
   });
   return { body, bytesPlanned, type };
@@ -84,7 +85,7 @@ describe('an answer with commands', () => {
       },
     ],
     more: false,
-    cursor: 'c'.repeat(CURSOR_CHARS_MAX),
+    cursor: 'c'.repeat(CURSOR_CHARS),
     sleep: { untilSeconds: 4_294_967_295, wakeAt: '2026-01-01T00:00:00.000Z', reason: 'schedule' },
   };
 
