@@ -17,6 +17,7 @@ const MICROS_PER_MS = 1_000;
 const NO_CHANGES: readonly Change[] = [];
 
 type Row = { readonly values: Sample['values']; readonly timeNs: string; readonly givenTs?: number };
+type Rows = { readonly rows: readonly Row[]; readonly lines: readonly string[]; readonly lastGivenMicros: number };
 
 export class Ingest {
   readonly #state: State;
@@ -37,21 +38,39 @@ export class Ingest {
 
   /** Resolves with the number of readings taken, `changes` being made with them. Throws `journal_full` or `storage_unavailable`, and then nothing of it was taken. */
   take(device: Device, samples: readonly Sample[], changes: readonly Change[] = NO_CHANGES): Promise<number> {
+    return this.#commit(device.id, this.#rowsOf(device, samples, 0), changes);
+  }
+
+  /**
+   * `take` in two steps, for what is committed together with something else: throws at once when there is no room, and gives the second step, to be
+   * called in the same turn. `shiftMs` is what the device's clock is behind by: it is added to each `ts`, and the given one kept as `$givenTs`.
+   */
+  prepare(device: Device, samples: readonly Sample[], shiftMs: number): () => Promise<number> {
+    const rows = this.#rowsOf(device, samples, shiftMs);
+    this.#state.assertRoom(rows.lines);
+    return () => (samples.length === 0 ? Promise.resolve(0) : this.#commit(device.id, rows, NO_CHANGES));
+  }
+
+  #rowsOf(device: Device, samples: readonly Sample[], shiftMs: number): Rows {
     const now = this.#clock.now();
     const aheadMs = (device.limits.tsAheadSeconds ?? TS_AHEAD_SECONDS_DEFAULT) * SECOND_MS;
     const behindMs = (device.limits.tsBehindSeconds ?? TS_BEHIND_SECONDS_DEFAULT) * SECOND_MS;
     let lastGivenMicros = 0;
-    const rows = samples.map((sample): Row => {
-      const { ts, values } = sample;
+    const rows = samples.map(({ ts: givenTs, values }): Row => {
+      const ts = givenTs === undefined ? undefined : givenTs + shiftMs;
       const isInBounds = ts !== undefined && ts > 0 && ts <= now + aheadMs && ts >= now - behindMs;
       if (!isInBounds) lastGivenMicros = this.#nextMicros(device.id, now);
       const timeNs = isInBounds ? `${ts}000000` : `${lastGivenMicros}000`;
-      return ts === undefined || isInBounds ? { values, timeNs } : { values, timeNs, givenTs: ts };
+      return givenTs === undefined || (isInBounds && shiftMs === 0) ? { values, timeNs } : { values, timeNs, givenTs };
     });
     const lines = rows.map((row) => telemetryLine(device.id, row.values, row.timeNs, row.givenTs));
+    return { rows, lines, lastGivenMicros };
+  }
+
+  #commit(deviceId: string, { rows, lines, lastGivenMicros }: Rows, changes: readonly Change[]): Promise<number> {
     const mark = lastGivenMicros === 0 ? NO_CHANGES : this.#mark.changesFor(lastGivenMicros);
     return this.#state.commit(mark.length === 0 ? changes : [...changes, ...mark], lines).then(
-      () => this.#taken(device.id, rows),
+      () => this.#taken(deviceId, rows),
       (error: unknown) => {
         this.#mark.unsure();
         throw error;
