@@ -1,0 +1,149 @@
+import type { Clock } from '../../devices/clock.ts';
+import type { DeviceRegistry } from '../registry/device-registry.ts';
+import type { PresenceTracker } from '../registry/presence-tracker.ts';
+import { Deadlines } from '../deadlines.ts';
+import type { CommandLedger } from './command-ledger.ts';
+
+/**
+ * Long polls that wait for a command. A parked poll is an entry here and one in a heap of deadlines: no timer and no promise of its own. When something may
+ * be leased the device's polls are offered it, the newest first, since an older one is often of a connection that died unseen.
+ *
+ * A poll leaves once: answered by an offer, at its deadline, because its device went away (`leave`) or lost its credential, or when the server stops.
+ */
+export interface ParkedPoll {
+  readonly deviceId: string;
+  /** Something may be leased now. True when the poll was answered with it, false when it stays. */
+  offer(): boolean;
+  /** It is over without a command; already let go of when this is called. */
+  end(why: ParkEnd): void;
+}
+
+export type ParkEnd =
+  | { readonly why: 'waited' }
+  | { readonly why: 'credential_gone' }
+  | { readonly why: 'stopping'; /** When to come back: all at once would be a flood. */ readonly retrySeconds: number };
+
+export const PARKED_POLLS_MAX = 50_000;
+export const PARKED_POLLS_OF_DEVICE_MAX = 4;
+/** After a stop clients are asked back at this pace, from the first second on, over a minute at the most. */
+const RETURNS_PER_SECOND = 250;
+const RETURN_SECONDS_MIN = 2;
+const RETURN_SPREAD_SECONDS_MAX = 60;
+
+/** Which bound kept a poll from being parked. */
+export type ParkRefusal = 'server' | 'device' | 'stopping';
+
+type Parked = { readonly id: string; readonly poll: ParkedPoll };
+
+export class ParkedPolls {
+  readonly #presence: PresenceTracker;
+  readonly #clock: Clock;
+  readonly #deadlines: Deadlines;
+  readonly #byId = new Map<string, Parked>();
+  readonly #byDevice = new Map<string, Parked[]>();
+  readonly #ids = new Map<ParkedPoll, string>();
+  /** Devices whose polls are to be offered what may be leased, all together in the next turn: commands that come together leave together. */
+  readonly #stirred = new Set<string>();
+  readonly #pollsMax: number;
+  #turn: NodeJS.Immediate | undefined;
+  #lastId = 0;
+  #isStopping = false;
+
+  constructor(
+    ledger: CommandLedger,
+    registry: DeviceRegistry,
+    presence: PresenceTracker,
+    clock: Clock,
+    pollsMax: number = PARKED_POLLS_MAX,
+  ) {
+    this.#presence = presence;
+    this.#clock = clock;
+    this.#pollsMax = pollsMax;
+    this.#deadlines = new Deadlines(
+      clock,
+      (id) => this.#end(id, { why: 'waited' }),
+      // Deadlines of before would be as far off as the clock went back.
+      () => this.#endAll(() => ({ why: 'waited' })),
+    );
+    ledger.on('queued', (deviceId) => this.#stir(deviceId));
+    registry.onCredentialGone((deviceId) => {
+      for (const { id } of [...(this.#byDevice.get(deviceId) ?? [])]) this.#end(id, { why: 'credential_gone' });
+    });
+  }
+
+  get size(): number {
+    return this.#byId.size;
+  }
+
+  /** Parks the poll for `waitMs`, or says which bound keeps it out. */
+  park(poll: ParkedPoll, waitMs: number): ParkRefusal | undefined {
+    if (this.#isStopping) return 'stopping';
+    if (this.#byId.size >= this.#pollsMax) return 'server';
+    const { deviceId } = poll;
+    const ofDevice = this.#byDevice.get(deviceId);
+    if (ofDevice !== undefined && ofDevice.length >= PARKED_POLLS_OF_DEVICE_MAX) return 'device';
+    const parked = { id: String((this.#lastId += 1)), poll };
+    this.#byId.set(parked.id, parked);
+    this.#ids.set(poll, parked.id);
+    if (ofDevice === undefined) this.#byDevice.set(deviceId, [parked]);
+    else ofDevice.push(parked);
+    this.#deadlines.set(parked.id, this.#clock.now() + waitMs);
+    this.#presence.park(deviceId, 1);
+    return undefined;
+  }
+
+  /** The poll's client went away; one that is not parked any more is none. */
+  leave(poll: ParkedPoll): void {
+    const id = this.#ids.get(poll);
+    if (id !== undefined) this.#letGo(id);
+  }
+
+  /** Ends all, and parks none from here on. */
+  close(): void {
+    this.#isStopping = true;
+    clearImmediate(this.#turn);
+    const spreadSeconds = Math.min(Math.ceil(this.#byId.size / RETURNS_PER_SECOND), RETURN_SPREAD_SECONDS_MAX);
+    this.#endAll((at) => ({ why: 'stopping', retrySeconds: RETURN_SECONDS_MIN + (at % Math.max(1, spreadSeconds)) }));
+    this.#deadlines.close();
+  }
+
+  #stir(deviceId: string): void {
+    if (this.#isStopping || !this.#byDevice.has(deviceId)) return;
+    this.#stirred.add(deviceId);
+    this.#turn ??= setImmediate(() => {
+      this.#turn = undefined;
+      const stirred = [...this.#stirred];
+      this.#stirred.clear();
+      for (const id of stirred) this.#offer(id);
+    });
+  }
+
+  #offer(deviceId: string): void {
+    for (const { id, poll } of [...(this.#byDevice.get(deviceId) ?? [])].reverse()) {
+      if (this.#byId.has(id) && poll.offer()) this.#letGo(id);
+    }
+  }
+
+  #endAll(endOf: (at: number) => ParkEnd): void {
+    for (const [at, id] of [...this.#byId.keys()].entries()) this.#end(id, endOf(at));
+  }
+
+  #end(id: string, end: ParkEnd): void {
+    const poll = this.#letGo(id);
+    poll?.end(end);
+  }
+
+  #letGo(id: string): ParkedPoll | undefined {
+    const parked = this.#byId.get(id);
+    if (parked === undefined) return undefined;
+    const { poll } = parked;
+    this.#byId.delete(id);
+    this.#ids.delete(poll);
+    this.#deadlines.set(id, undefined);
+    const rest = (this.#byDevice.get(poll.deviceId) ?? []).filter((other) => other !== parked);
+    if (rest.length === 0) this.#byDevice.delete(poll.deviceId);
+    else this.#byDevice.set(poll.deviceId, rest);
+    this.#presence.park(poll.deviceId, -1);
+    return poll;
+  }
+}
