@@ -119,7 +119,7 @@ export class ParkedPolls {
   }
 
   #offer(deviceId: string): void {
-    for (const { id, poll } of [...(this.#byDevice.get(deviceId) ?? [])].reverse()) {
+    for (const { id, poll } of (this.#byDevice.get(deviceId) ?? []).toReversed()) {
       if (this.#byId.has(id) && poll.offer()) this.#letGo(id);
     }
   }
