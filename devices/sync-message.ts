@@ -30,8 +30,10 @@ export type SyncReport = { readonly id: string; readonly report: Report };
 export const SYNC_BYTES_MAX = 512 * 1024;
 export const SYNC_REPORTS_MAX = 200;
 export const SYNC_CONFIRMS_MAX = OPEN_COMMANDS_MAX;
-export const SYNC_LIMIT_MAX = 100;
-export const SYNC_MAX_BYTES_MIN = 256;
+/** As of a poll. */
+export const LIMIT_MAX = 100;
+export const MAX_BYTES_MIN = 64;
+export const MAX_BYTES_MAX = 16 * 1024 * 1024;
 
 const FIELDS = new Set(['telemetry', 'reports', 'confirms', 'since', 'maxBytes', 'limit', 'sentAt']);
 const ID_CHARS_MAX = 128;
@@ -58,8 +60,8 @@ export function parseSync(message: unknown): SyncMessage {
     reports: listOf(reports, 'reports', SYNC_REPORTS_MAX, reportOf),
     confirms: listOf(confirms, 'confirms', SYNC_CONFIRMS_MAX, idOf),
     ...(since !== undefined && { since: textOf(since, 'since', CURSOR_CHARS_MAX) }),
-    ...(maxBytes !== undefined && { maxBytes: integerOf(maxBytes, 'maxBytes', SYNC_MAX_BYTES_MIN, Number.MAX_SAFE_INTEGER) }),
-    ...(limit !== undefined && { limit: integerOf(limit, 'limit', 1, SYNC_LIMIT_MAX) }),
+    ...(maxBytes !== undefined && { maxBytes: integerOf(maxBytes, 'maxBytes', MAX_BYTES_MIN, MAX_BYTES_MAX) }),
+    ...(limit !== undefined && { limit: integerOf(limit, 'limit', 1, LIMIT_MAX) }),
     ...(sentAt !== undefined && { sentAt: timeOf(sentAt, 'sentAt') }),
   };
 }
@@ -101,10 +103,7 @@ function textOf(given: unknown, at: string, charsMax: number): string {
 
 function integerOf(given: unknown, at: string, least: number, most: number): number {
   if (Number.isSafeInteger(given) && Number(given) >= least && Number(given) <= most) return Number(given);
-  throw fault(
-    at,
-    most === Number.MAX_SAFE_INTEGER ? `is a whole number of at least ${least}` : `is a whole number from ${least} to ${most}`,
-  );
+  throw fault(at, `is a whole number from ${least} to ${most}`);
 }
 
 function timeOf(given: unknown, at: string): number {

@@ -53,12 +53,11 @@ export class Ingest {
 
   #rowsOf(device: Device, samples: readonly Sample[], shiftMs: number): Rows {
     const now = this.#clock.now();
-    const aheadMs = (device.limits.tsAheadSeconds ?? TS_AHEAD_SECONDS_DEFAULT) * SECOND_MS;
-    const behindMs = (device.limits.tsBehindSeconds ?? TS_BEHIND_SECONDS_DEFAULT) * SECOND_MS;
+    const { earliest, latest } = tsBoundsOf(device, now);
     let lastGivenMicros = 0;
     const rows = samples.map(({ ts: givenTs, values }): Row => {
       const ts = givenTs === undefined ? undefined : givenTs + shiftMs;
-      const isInBounds = ts !== undefined && ts > 0 && ts <= now + aheadMs && ts >= now - behindMs;
+      const isInBounds = ts !== undefined && ts > 0 && ts <= latest && ts >= earliest;
       if (!isInBounds) lastGivenMicros = this.#nextMicros(device.id, now);
       const timeNs = isInBounds ? `${ts}000000` : `${lastGivenMicros}000`;
       return givenTs === undefined || (isInBounds && shiftMs === 0) ? { values, timeNs } : { values, timeNs, givenTs };
@@ -97,4 +96,12 @@ export class Ingest {
     this.#lastMicros.set(deviceId, micros);
     return micros;
   }
+}
+
+/** Between which times, epoch milliseconds, a device's own clock is believed. */
+export function tsBoundsOf({ limits }: Device, now: number): { readonly earliest: number; readonly latest: number } {
+  return {
+    earliest: now - (limits.tsBehindSeconds ?? TS_BEHIND_SECONDS_DEFAULT) * SECOND_MS,
+    latest: now + (limits.tsAheadSeconds ?? TS_AHEAD_SECONDS_DEFAULT) * SECOND_MS,
+  };
 }
