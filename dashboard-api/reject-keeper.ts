@@ -10,20 +10,23 @@ export function deviceErrorHandler(parts: Pick<ApiParts, 'rejects' | 'metrics' |
   return async (thrown: Error, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> => {
     const error = downlinkErrorOf(thrown);
     const { device, method } = request;
-    if (device !== undefined && method === 'POST' && STATUS_OF[error.code] < 500) await keep(parts, device.id, request, error);
+    if (device !== undefined && method === 'POST' && STATUS_OF[error.code] < 500) {
+      await keepReject(parts, device.id, { where: request.url, body: octetsOf(request) }, error);
+    }
     return answer(thrown, request, reply);
   };
 }
 
-async function keep(
+/** Counts and keeps one refusal of something that a device sent by HTTP. */
+export async function keepReject(
   { rejects, metrics, log }: Pick<ApiParts, 'rejects' | 'metrics' | 'log'>,
   deviceId: string,
-  request: FastifyRequest,
+  from: { readonly where: string; readonly body: Uint8Array },
   error: DownlinkError,
 ): Promise<void> {
   metrics.rejects.inc({ transport: 'http', code: error.code });
   try {
-    await rejects.keep(deviceId, { transport: 'http', where: request.url, body: octetsOf(request) }, error);
+    await rejects.keep(deviceId, { transport: 'http', ...from }, error);
   } catch (failure) {
     // The device is to be told all the same: what it sent will not be taken however often it comes.
     log.warn(`a reject of ${deviceId} could not be kept: ${(failure as Error).message}`);

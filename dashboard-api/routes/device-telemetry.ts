@@ -3,6 +3,7 @@ import { MESSAGE_BYTES_MAX } from '../../devices/telemetry.ts';
 import { decodeTelemetry, isTelemetryMediaType, TELEMETRY_MEDIA_TYPES } from '../../devices/telemetry-formats.ts';
 import type { Api, ApiParts } from '../api-parts.ts';
 import { deviceAuth, deviceOf } from '../auth-device.ts';
+import { answerFormatOf, sendAnswer } from '../device-answer.ts';
 import { mediaTypeOf, octetsOf, wrongMediaType } from '../json-body.ts';
 import { BY_DEVICE, guardedProblems, TAGS } from '../openapi.ts';
 import { bodyDecodedByRoute } from '../validation.ts';
@@ -29,6 +30,7 @@ const senmlSchema = {
   description: 'A SenML pack (RFC 8428); the name of a record is the metric, units are ignored',
   examples: [[{ bn: 'urn:dev:mac:0024befffe804ff1:', n: 'temperature', u: 'Cel', v: 21.5 }]],
 };
+const acceptedSchema = Type.Object({ accepted: Type.Integer({ description: 'Readings' }) }, { examples: [{ accepted: 2 }] });
 const octets = { type: 'string', format: 'binary' };
 
 export function deviceTelemetryRoutes(app: Api, parts: ApiParts): void {
@@ -59,10 +61,10 @@ export function deviceTelemetryRoutes(app: Api, parts: ApiParts): void {
           },
         },
         response: {
-          202: Type.Object(
-            { accepted: Type.Integer({ description: 'Readings' }) },
-            { description: 'On disk', examples: [{ accepted: 2 }] },
-          ),
+          202: {
+            description: 'On disk; in CBOR where `Accept` says so',
+            content: { 'application/json': { schema: acceptedSchema }, 'application/cbor': { schema: acceptedSchema } },
+          },
           ...guardedProblems(
             'invalid_json',
             'invalid_telemetry',
@@ -83,8 +85,8 @@ export function deviceTelemetryRoutes(app: Api, parts: ApiParts): void {
       messages.inc();
       const accepted = await ingest.take(device, samples);
       readings.inc(accepted);
-      reply.code(202);
-      return { accepted };
+      sendAnswer(reply, answerFormatOf(request), 202, { accepted });
+      return reply;
     },
   );
 }
