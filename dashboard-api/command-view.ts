@@ -9,11 +9,14 @@ import { rfc3339 } from './times.ts';
 /** A command as the API shows it: what was asked for, how far it has come, and while it waits, when it should arrive. */
 export const forecastSchema = Type.Object(
   {
-    nextWakeAt: Type.Optional(Type.String({ format: 'date-time', description: "The device's next scheduled wake" })),
+    nextWakeAt: Type.Optional(Type.String({ format: 'date-time', description: 'When the device is expected next' })),
     expectedAt: Type.Optional(
-      Type.String({ format: 'date-time', description: 'When the command should be handed over; absent when nothing is known' }),
+      Type.String({
+        format: 'date-time',
+        description: 'When the command should be handed over, or again while that is not confirmed; absent when nothing is known',
+      }),
     ),
-    wakesBeforeExpiry: Type.Optional(Type.Integer({ description: 'Scheduled wakes left before it expires, counted up to 100' })),
+    wakesBeforeExpiry: Type.Optional(Type.Integer({ description: 'Expected wakes left before it expires, counted up to 100' })),
   },
   { $id: 'Forecast' },
 );
@@ -97,9 +100,9 @@ export function commandViewNow(
   const view = commandView(command);
   const device = registry.find(command.deviceId);
   if (device === undefined || (command.state !== 'queued' && command.state !== 'sent')) return view;
-  const { sessions, parked, lastContactAt } = presence.contacts(device.id);
-  const isReachable = sessions > 0 || parked > 0;
-  return { ...view, forecast: forecastView(forecast(command, device, { reachable: isReachable, lastContactAt }, clock.now())) };
+  const contacts = presence.contacts(device.id);
+  const isReachable = contacts.sessions > 0 || contacts.parked > 0;
+  return { ...view, forecast: forecastView(forecast(command, device, { ...contacts, reachable: isReachable }, clock.now())) };
 }
 
 function forecastView({ nextWakeAt, expectedAt, wakesBeforeExpiry }: Forecast): Static<typeof forecastSchema> {

@@ -28,19 +28,45 @@ export const labelsSchema = Type.Record(Type.String({ pattern: '^[A-Za-z0-9._/-]
   description: 'Names and values to filter by',
 });
 
-/** When a sleepy device will wake: a cron expression in a time zone, or a fixed interval from its last contact. */
+const WAKE_SECONDS_MAX = 31_536_000;
+const bounds = {
+  minSeconds: Type.Optional(
+    Type.Integer({
+      minimum: 1,
+      maximum: WAKE_SECONDS_MAX,
+      description: 'The soonest that the server may ask the device to come',
+    }),
+  ),
+  maxSeconds: Type.Optional(
+    Type.Integer({ minimum: 1, maximum: WAKE_SECONDS_MAX, description: 'The latest that the server may ask the device to come' }),
+  ),
+};
+const slackSeconds = Type.Optional(
+  Type.Integer({ minimum: 0, maximum: 86_400, description: 'Over how long devices with one schedule are spread' }),
+);
+
+/**
+ * When a sleepy device will wake: a cron expression in a time zone, or a fixed interval from its last contact; with bounds for how far the
+ * server may depart from that. Bounds alone are for a device without a schedule, which polls as it is told.
+ */
 export const wakeScheduleSchema = Type.Union(
   [
     Type.Object(
       {
         cron: Type.String({ minLength: 1, maxLength: 128, description: '5 fields, or 6 with seconds first' }),
         timezone: Type.Optional(Type.String({ minLength: 1, maxLength: 64, description: 'IANA name; UTC when absent' })),
+        ...bounds,
+        slackSeconds,
       },
       { additionalProperties: false },
     ),
-    Type.Object({ everySeconds: Type.Integer({ minimum: 1, maximum: 31_536_000 }) }, { additionalProperties: false }),
+    Type.Object(
+      { everySeconds: Type.Integer({ minimum: 1, maximum: WAKE_SECONDS_MAX }), ...bounds, slackSeconds },
+      { additionalProperties: false },
+    ),
+    Type.Object(bounds, { additionalProperties: false, minProperties: 1 }),
   ],
-  { description: '{cron, timezone?} or {everySeconds}' },
+  { description: '{cron, timezone?} or {everySeconds}, with minSeconds?, maxSeconds? and slackSeconds?; or the bounds alone' },
 );
 
 export const deviceLimitsSchema = Type.Object(
@@ -66,14 +92,16 @@ export const deviceLimitsSchema = Type.Object(
 );
 
 export type Labels = Static<typeof labelsSchema>;
-export type WakeSchedule = Static<typeof wakeScheduleSchema>;
+export type Wake = Static<typeof wakeScheduleSchema>;
+/** Names its times; bounds alone do not. */
+export type WakeSchedule = Extract<Wake, { cron: string } | { everySeconds: number }>;
 export type DeviceLimits = Static<typeof deviceLimitsSchema>;
 
 export type Device = {
   readonly id: string;
   readonly name?: string;
   readonly labels: Labels;
-  readonly wake?: WakeSchedule;
+  readonly wake?: Wake;
   readonly graceSeconds: number;
   readonly limits: DeviceLimits;
   readonly createdAt: number;

@@ -1,37 +1,41 @@
-import type { Device } from './device.ts';
-import { countWakes, nextWakeAt } from './wake-schedule.ts';
 import type { Command } from './command.ts';
+import { countExpectedWakes, expectedWakeAt, type Habit } from './expected-wakes.ts';
+import { hasSchedule, type Sleeper } from './wake-slot.ts';
 
 /** When a queued command will reach its device, as far as can be told. Times are epoch milliseconds. */
 export type Forecast = {
-  /** The device's next scheduled wake; absent without a schedule. */
+  /** When the device is expected next; absent when it has no schedule and was told no time. */
   readonly nextWakeAt?: number;
-  /** When the command should be handed over; absent when nothing is known (no schedule, not connected). */
+  /**
+   * When the command should be handed over; of one that is handed over already and not confirmed, when that is done again. Absent when nothing
+   * is known (no schedule, not connected).
+   */
   readonly expectedAt?: number;
-  /** Scheduled wakes left before it expires, at most 100; absent without a schedule or an expiry. */
+  /** Expected wakes left before it expires, at most 100; absent without a schedule or an expiry. */
   readonly wakesBeforeExpiry?: number;
 };
 
 const WAKES_COUNTED_MAX = 100;
 
-/** `reachable`: the device is connected or waiting right now; `lastContactAt`: when it was last heard of. */
-export function forecast(
-  command: Command,
-  device: Pick<Device, 'wake'>,
-  contact: { reachable: boolean; lastContactAt?: number | undefined },
-  now: number,
-): Forecast {
-  const from = Math.max(now, command.notBefore ?? now);
-  const { wake } = device;
-  const wakeAt = wake && nextWakeAt(wake, now, contact.lastContactAt);
-  const expectedAt = contact.reachable ? from : wake && nextWakeAt(wake, from, contact.lastContactAt);
+/** `reachable`: the device is connected or waiting right now. */
+export function forecast(command: Command, device: Sleeper, contact: Habit & { reachable: boolean }, now: number): Forecast {
+  const isHandedOver = command.state === 'sent' && !contact.reachable;
+  const from = Math.max(now, command.notBefore ?? now, isHandedOver ? (command.leaseUntil ?? now) : now);
+  const nextWakeAt = expectedWakeAt(device, contact, now);
+  const expectedAt = contact.reachable ? from : handOverAt(device, contact, from, nextWakeAt);
   const wakesBeforeExpiry =
-    wake && command.expiresAt !== undefined
-      ? countWakes(wake, from, command.expiresAt, contact.lastContactAt, WAKES_COUNTED_MAX)
+    hasSchedule(device.wake) && command.expiresAt !== undefined
+      ? countExpectedWakes(device, contact, { after: from, before: command.expiresAt }, WAKES_COUNTED_MAX)
       : undefined;
   return {
-    ...(wakeAt !== undefined && { nextWakeAt: wakeAt }),
+    ...(nextWakeAt !== undefined && { nextWakeAt }),
     ...(expectedAt !== undefined && { expectedAt }),
     ...(wakesBeforeExpiry !== undefined && { wakesBeforeExpiry }),
   };
+}
+
+/** A device that has no schedule is told to come when its command is due; one that has is met on its next wake after that. */
+function handOverAt(device: Sleeper, contact: Habit, from: number, nextWakeAt: number | undefined): number | undefined {
+  if (hasSchedule(device.wake)) return expectedWakeAt(device, contact, from);
+  return nextWakeAt === undefined ? undefined : Math.max(from, nextWakeAt);
 }

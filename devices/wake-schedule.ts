@@ -1,6 +1,7 @@
 import { Cron } from 'croner';
+import { SECOND_MS } from './clock.ts';
 import { DownlinkError } from './downlink-error.ts';
-import type { WakeSchedule } from './device.ts';
+import type { Wake, WakeSchedule } from './device.ts';
 
 /**
  * When a sleepy device wakes. A cron schedule names wall-clock times in its zone; an interval counts from the last contact.
@@ -11,7 +12,7 @@ import type { WakeSchedule } from './device.ts';
 type Stretch = { from: number; readonly wakeAt: number };
 
 /** A parsed expression and what it answered, in order: many devices share a schedule and ask about the same stretches, and cron is slow. */
-type Parsed = { readonly cron: Cron; readonly stretches: Stretch[] };
+type Parsed = { readonly cron: Cron; readonly stretches: Stretch[]; spacingMs?: number };
 
 const PARSED_MAX = 10_000;
 const STRETCHES_MAX = 100_000;
@@ -20,24 +21,75 @@ const parsed = new Map<string, Parsed>();
 let parsedOf = new WeakMap<object, Parsed>();
 let stretchesKept = 0;
 
-/** Throws `invalid_request` when the expression or the zone is not one, or names no time that ever comes. */
-export function assertWakeSchedule(schedule: WakeSchedule, now: number): void {
-  if (!('cron' in schedule)) return;
+/** Where the spacing of a cron schedule is looked at, and over how many wakes: always the same, so that slots stay. */
+const SPACING_FROM = Date.UTC(2026, 0, 1);
+const SPACING_WAKES = 16;
+
+/**
+ * Throws `invalid_request` when the expression or the zone is not one, names no time that ever comes, or the bounds and the slack do not fit
+ * the schedule or each other.
+ */
+export function assertWakeSchedule(wake: Wake, now: number): void {
+  const { minSeconds, maxSeconds } = wake;
+  if (minSeconds !== undefined && maxSeconds !== undefined && minSeconds > maxSeconds) {
+    throw refusal('wake.minSeconds', `is ${minSeconds}, more than wake.maxSeconds, ${maxSeconds}`);
+  }
+  if ('cron' in wake) {
+    assertCron(wake, now);
+  } else if ('everySeconds' in wake) {
+    const { everySeconds } = wake;
+    if (minSeconds !== undefined && minSeconds > everySeconds) {
+      throw refusal('wake.minSeconds', `is ${minSeconds}, more than wake.everySeconds, ${everySeconds}`);
+    }
+    if (maxSeconds !== undefined && maxSeconds < everySeconds) {
+      throw refusal('wake.maxSeconds', `is ${maxSeconds}, less than wake.everySeconds, ${everySeconds}`);
+    }
+  } else {
+    return;
+  }
+  const spacingSeconds = shortestSpacingMs(wake) / SECOND_MS;
+  if (wake.slackSeconds !== undefined && wake.slackSeconds > spacingSeconds / 2) {
+    throw refusal('wake.slackSeconds', `is ${wake.slackSeconds}, more than half of the ${spacingSeconds} s between two wakes`);
+  }
+}
+
+function assertCron(wake: { cron: string; timezone?: string }, now: number): void {
   let next: Date | null;
   try {
-    next = parse(schedule).cron.nextRun(new Date(now));
+    next = parse(wake).cron.nextRun(new Date(now));
   } catch (error) {
-    throw new DownlinkError('invalid_request', `wake.cron: ${(error as Error).message}`, { at: 'wake' });
+    throw refusal('wake', (error as Error).message, 'wake.cron:');
   }
-  if (next === null) throw new DownlinkError('invalid_request', 'wake.cron names no time that ever comes', { at: 'wake.cron' });
+  if (next === null) throw refusal('wake.cron', 'names no time that ever comes');
+}
+
+function refusal(at: string, fault: string, subject = at): DownlinkError {
+  return new DownlinkError('invalid_request', `${subject} ${fault}`, { at });
+}
+
+/** The shortest time between two wakes, milliseconds; of a cron schedule as far as it is looked at. */
+export function shortestSpacingMs(schedule: WakeSchedule): number {
+  if (!('cron' in schedule)) return schedule.everySeconds * SECOND_MS;
+  const known = parse(schedule);
+  known.spacingMs ??= spacingOf(known.cron);
+  return known.spacingMs;
+}
+
+function spacingOf(cron: Cron): number {
+  const times = cron.nextRuns(SPACING_WAKES, new Date(SPACING_FROM)).map((time) => time.getTime());
+  return times.reduce(
+    (shortest, time, i) => Math.min(shortest, time - (times[i - 1] ?? Number.NEGATIVE_INFINITY)),
+    Number.POSITIVE_INFINITY,
+  );
 }
 
 /**
  * The first wake after `after`. An interval runs from `lastContactAt`; a device never seen is expected one interval after `after`.
- * Undefined when the schedule names no further time.
+ * Undefined when the schedule names no further time, or bounds alone are given.
  */
-export function nextWakeAt(schedule: WakeSchedule, after: number, lastContactAt: number | undefined): number | undefined {
+export function nextWakeAt(schedule: Wake, after: number, lastContactAt: number | undefined): number | undefined {
   if ('cron' in schedule) return nextRunAt(parse(schedule), after);
+  if (!('everySeconds' in schedule)) return undefined;
   const everyMs = schedule.everySeconds * 1_000;
   const from = lastContactAt ?? after;
   if (after < from) return from + everyMs;
@@ -45,13 +97,7 @@ export function nextWakeAt(schedule: WakeSchedule, after: number, lastContactAt:
 }
 
 /** How many wakes fall in (after, until], at most `max`. */
-export function countWakes(
-  schedule: WakeSchedule,
-  after: number,
-  until: number,
-  lastContactAt: number | undefined,
-  max: number,
-): number {
+export function countWakes(schedule: Wake, after: number, until: number, lastContactAt: number | undefined, max: number): number {
   let count = 0;
   let at = nextWakeAt(schedule, after, lastContactAt);
   while (count < max && at !== undefined && at <= until) {
@@ -62,12 +108,7 @@ export function countWakes(
 }
 
 /** The n-th wake after `after` (n >= 1); undefined when the schedule ends before. */
-export function nthWakeAt(
-  schedule: WakeSchedule,
-  n: number,
-  after: number,
-  lastContactAt: number | undefined,
-): number | undefined {
+export function nthWakeAt(schedule: Wake, n: number, after: number, lastContactAt: number | undefined): number | undefined {
   let at = nextWakeAt(schedule, after, lastContactAt);
   for (let i = 1; i < n && at !== undefined; i += 1) at = nextWakeAt(schedule, at, lastContactAt);
   return at;

@@ -55,7 +55,7 @@ describe('interval schedules', () => {
 });
 
 describe('presence', () => {
-  const hourly = { wake: { cron: '0 * * * *' }, graceSeconds: 60, limits: {} };
+  const hourly = { id: 'd', wake: { cron: '0 * * * *' }, graceSeconds: 60, limits: {} };
   const contact = at('2026-05-01T10:00:20Z');
   const seen = { sessions: 0, parked: 0, lastContactAt: contact };
 
@@ -88,7 +88,7 @@ describe('presence', () => {
   });
 
   test('without a schedule, silence beyond the limit is loss', () => {
-    const mains = { graceSeconds: 60, limits: { silentSeconds: 100 } };
+    const mains = { id: 'd', graceSeconds: 60, limits: { silentSeconds: 100 } };
     expect(presenceOf(mains, seen, contact + 99_999).state).toBe('asleep');
     expect(presenceOf(mains, seen, contact + 100_000).state).toBe('lost');
   });
@@ -97,7 +97,7 @@ describe('presence', () => {
 describe('forecast', () => {
   const now = at('2026-05-01T10:10:00Z');
   const command = { expiresAt: at('2026-05-01T13:30:00Z') } as Command;
-  const device = { wake: { cron: '0 * * * *' } };
+  const device = { id: 'd', wake: { cron: '0 * * * *' }, graceSeconds: 60 };
 
   test('tells a sleeper’s next wake and the wakes left', () => {
     expect(forecast(command, device, { reachable: false }, now)).toEqual({
@@ -116,7 +116,7 @@ describe('forecast', () => {
   });
 
   test('expects it at once where the device is reachable, and says nothing where nothing is known', () => {
-    expect(forecast(command, {}, { reachable: true }, now)).toEqual({ expectedAt: now });
-    expect(forecast(command, {}, { reachable: false }, now)).toEqual({});
+    expect(forecast(command, { id: 'd', graceSeconds: 60 }, { reachable: true }, now)).toEqual({ expectedAt: now });
+    expect(forecast(command, { id: 'd', graceSeconds: 60 }, { reachable: false }, now)).toEqual({});
   });
 });

@@ -14,7 +14,8 @@ import {
 import type { Device } from '../../devices/device.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import type { JsonValue } from '../../devices/json.ts';
-import { nextWakeAt, nthWakeAt } from '../../devices/wake-schedule.ts';
+import { expectedWakeAt, nthExpectedWakeAt } from '../../devices/expected-wakes.ts';
+import { hasSchedule } from '../../devices/wake-slot.ts';
 import type { PresenceTracker } from '../registry/presence-tracker.ts';
 import type { Change, State } from '../store/state.ts';
 import { valueAt, valuesUnder } from '../store/values.ts';
@@ -148,14 +149,13 @@ export class CommandIssuer {
     const { force: _, expires, payload, params, ...asked } = request;
     assertSizes(request);
     const now = this.#clock.now();
-    const { lastContactAt } = this.#presence.contacts(device.id);
     const from = Math.max(now, request.notBefore ?? now);
     let expiresAt: number | undefined;
     if (expires === undefined) expiresAt = from + EXPIRES_SECONDS_DEFAULT * SECOND_MS;
     else if ('at' in expires) expiresAt = expires.at;
     else if ('inSeconds' in expires) expiresAt = now + expires.inSeconds * SECOND_MS;
-    else if (device.wake !== undefined) {
-      const last = nthWakeAt(device.wake, expires.wakes, from, lastContactAt);
+    else if (hasSchedule(device.wake)) {
+      const last = nthExpectedWakeAt(device, this.#presence.contacts(device.id), expires.wakes, from);
       expiresAt = last === undefined ? undefined : last + device.graceSeconds * SECOND_MS;
     }
     if (expiresAt !== undefined && expiresAt <= from) {
@@ -185,8 +185,8 @@ export class CommandIssuer {
 
   #assertWakesInTime(device: Device, from: number, expiresAt: number): void {
     const contacts = this.#presence.contacts(device.id);
-    if (device.wake === undefined || contacts.sessions > 0 || contacts.parked > 0) return;
-    const wakeAt = nextWakeAt(device.wake, from, contacts.lastContactAt);
+    if (!hasSchedule(device.wake) || contacts.sessions > 0 || contacts.parked > 0) return;
+    const wakeAt = expectedWakeAt(device, contacts, from);
     if (wakeAt !== undefined && wakeAt < expiresAt) return;
     const wakes = wakeAt === undefined ? 'never by its schedule' : `at ${new Date(wakeAt).toISOString()}`;
     throw new DownlinkError(

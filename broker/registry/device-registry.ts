@@ -1,5 +1,5 @@
 import type { Clock } from '../../devices/clock.ts';
-import { GRACE_SECONDS_DEFAULT, type Device, type DeviceLimits, type Labels, type WakeSchedule } from '../../devices/device.ts';
+import { GRACE_SECONDS_DEFAULT, type Device, type DeviceLimits, type Labels, type Wake } from '../../devices/device.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import { assertWakeSchedule } from '../../devices/wake-schedule.ts';
 import type { State } from '../store/state.ts';
@@ -12,7 +12,7 @@ export type NewDevice = {
   readonly id: string;
   readonly name?: string;
   readonly labels?: Labels;
-  readonly wake?: WakeSchedule;
+  readonly wake?: Wake;
   readonly graceSeconds?: number;
   readonly limits?: DeviceLimits;
 };
@@ -21,7 +21,7 @@ export type NewDevice = {
 export type DeviceChange = {
   readonly name?: string | null;
   readonly labels?: Labels;
-  readonly wake?: WakeSchedule | null;
+  readonly wake?: Wake | null;
   readonly graceSeconds?: number;
   readonly limits?: DeviceLimits;
 };

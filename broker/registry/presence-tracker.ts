@@ -1,5 +1,7 @@
-import type { Clock } from '../../devices/clock.ts';
-import { presenceOf, type Contacts, type Presence, type PresenceState } from '../../devices/presence.ts';
+import { SECOND_MS, type Clock } from '../../devices/clock.ts';
+import type { Wake } from '../../devices/device.ts';
+import { keepsToSchedule } from '../../devices/expected-wakes.ts';
+import { mustSettle, presenceOf, type Contacts, type Presence, type PresenceState } from '../../devices/presence.ts';
 import { Deadlines } from '../deadlines.ts';
 import type { LiveEvents } from '../live-events.ts';
 import type { State } from '../store/state.ts';
@@ -7,15 +9,35 @@ import { valuesUnder } from '../store/values.ts';
 import type { DeviceRegistry } from './device-registry.ts';
 
 /**
- * Follows each device's contacts and tells when its presence changes. Contacts are kept in memory and written to State every few
- * seconds, many at a time: a crash forgets a few seconds of them, a poll costs no disk.
+ * Follows each device's contacts, remembers the wake that each was promised, and tells when its presence changes. Contacts are kept in memory
+ * and written to State every few seconds, many at a time: a crash forgets a few seconds of them, a poll costs no disk.
+ *
+ * A change that may be undone in a moment (a session that drops and returns, the pause between two long polls) is told once it has lasted.
  */
 const PREFIX = 'contact/';
 const SAVE_EVERY_MS = 5_000;
 /** Contacts closer together than this are one wake. */
 const WAKE_GAP_MS_MAX = 10_000;
+export const SETTLE_MS = 5_000;
 
-type Tracked = { sessions: number; parked: number; lastContactAt?: number; told: PresenceState; isWakeTaken: boolean };
+type Saved = { lastContactAt: number; promisedWakeAt?: number; keepsToSchedule?: boolean };
+
+type Tracked = {
+  sessions: number;
+  parked: number;
+  lastContactAt: number | undefined;
+  promisedWakeAt: number | undefined;
+  keepsToSchedule: boolean;
+  /** When the wake under way began, and how long the device was silent before. */
+  wokeAt: number;
+  sleptMs: number;
+  isWakeTaken: boolean;
+  /** What was last told of it, and when what holds now has lasted long enough to be told. */
+  told: PresenceState;
+  settlesAt: number | undefined;
+  /** There is a deadline at which its presence is looked at; contacts only move that on. */
+  isWatched: boolean;
+};
 
 export class PresenceTracker {
   readonly #registry: DeviceRegistry;
@@ -37,16 +59,16 @@ export class PresenceTracker {
   }
 
   async load(): Promise<void> {
-    for await (const [key, { lastContactAt }] of valuesUnder<{ lastContactAt: number }>(this.#state, PREFIX)) {
+    for await (const [key, saved] of valuesUnder<Saved>(this.#state, PREFIX)) {
       const id = key.slice(PREFIX.length);
       if (this.#registry.find(id) === undefined) continue;
-      this.#tracked.set(id, { sessions: 0, parked: 0, lastContactAt, told: 'never', isWakeTaken: true });
+      this.#tracked.set(id, { ...untracked(saved.lastContactAt), ...saved, isWakeTaken: true });
     }
     // The states as they are now are where events start from; a restart is no news.
     for (const [id, tracked] of this.#tracked) {
       const presence = this.presence(id);
       tracked.told = presence.state;
-      this.#deadlines.set(id, presence.changesAt);
+      this.#watch(id, tracked, presence.changesAt);
     }
     this.#saving = setInterval(() => void this.#save().catch(() => {}), SAVE_EVERY_MS);
     this.#saving.unref();
@@ -57,7 +79,12 @@ export class PresenceTracker {
   }
 
   contacts(id: string): Contacts {
-    return this.#tracked.get(id) ?? { sessions: 0, parked: 0 };
+    return this.#tracked.get(id) ?? NO_CONTACTS;
+  }
+
+  /** When the wake under way began, and how long the device was silent before, milliseconds. */
+  wakeOf(id: string): { readonly wokeAt: number; readonly sleptMs: number } {
+    return this.#track(id);
   }
 
   /** The device was heard of. A first contact, or one after a silence, begins a new wake. */
@@ -65,10 +92,26 @@ export class PresenceTracker {
     const tracked = this.#track(id);
     const now = this.#clock.now();
     const { lastContactAt } = tracked;
-    if (lastContactAt === undefined || now - lastContactAt >= this.#wakeGapMs(id)) tracked.isWakeTaken = false;
+    const device = this.#registry.find(id);
+    if (lastContactAt === undefined || now - lastContactAt >= wakeGapMs(device?.wake)) {
+      if (device !== undefined) tracked.keepsToSchedule = keepsToSchedule(device, tracked, now);
+      tracked.isWakeTaken = false;
+      tracked.wokeAt = now;
+      tracked.sleptMs = lastContactAt === undefined ? 0 : now - lastContactAt;
+    }
     tracked.lastContactAt = now;
     this.#unsaved.add(id);
-    this.refresh(id);
+    if (tracked.told !== 'asleep' || !tracked.isWatched) this.refresh(id);
+  }
+
+  /** The device was told to come again at this time. */
+  promise(id: string, wakeAt: number): void {
+    const tracked = this.#track(id);
+    const had = tracked.promisedWakeAt;
+    tracked.promisedWakeAt = wakeAt;
+    this.#unsaved.add(id);
+    // Later is found when the deadline comes.
+    if (had !== undefined && had > wakeAt && had > this.#clock.now()) this.refresh(id);
   }
 
   /** True once a wake: for the first that asks after it began, whichever contact (telemetry, a poll) began it. */
@@ -93,12 +136,20 @@ export class PresenceTracker {
   refresh(id: string): void {
     const tracked = this.#tracked.get(id);
     if (tracked === undefined || this.#registry.find(id) === undefined) return;
+    const now = this.#clock.now();
     const presence = this.presence(id);
-    this.#deadlines.set(id, presence.changesAt);
-    if (presence.state === tracked.told) return;
-    const from = tracked.told;
-    tracked.told = presence.state;
-    this.#events.publish({ type: 'presence', deviceId: id, at: this.#clock.now(), from, presence });
+    const { told: from } = tracked;
+    if (presence.state === from) {
+      tracked.settlesAt = undefined;
+    } else if (mustSettle(from, presence.state) && (tracked.settlesAt ??= now + SETTLE_MS) > now) {
+      this.#watch(id, tracked, Math.min(tracked.settlesAt, presence.changesAt ?? Number.POSITIVE_INFINITY));
+      return;
+    } else {
+      tracked.settlesAt = undefined;
+      tracked.told = presence.state;
+      this.#events.publish({ type: 'presence', deviceId: id, at: now, from, presence });
+    }
+    this.#watch(id, tracked, presence.changesAt);
   }
 
   /** The device is no more. */
@@ -130,10 +181,7 @@ export class PresenceTracker {
     if (this.#unsaved.size === 0) return;
     const ids = [...this.#unsaved];
     this.#unsaved.clear();
-    const changes = ids.map((id) => ({
-      put: PREFIX + id,
-      value: JSON.stringify({ lastContactAt: this.#tracked.get(id)?.lastContactAt ?? this.#clock.now() }),
-    }));
+    const changes = ids.map((id) => ({ put: PREFIX + id, value: JSON.stringify(this.#savedOf(id)) }));
     try {
       await this.#state.commit(changes, []);
     } catch (error) {
@@ -142,18 +190,45 @@ export class PresenceTracker {
     }
   }
 
+  #savedOf(id: string): Saved {
+    const { lastContactAt = this.#clock.now(), promisedWakeAt, keepsToSchedule: keeps } = this.#track(id);
+    return { lastContactAt, ...(promisedWakeAt !== undefined && { promisedWakeAt }), ...(keeps && { keepsToSchedule: keeps }) };
+  }
+
   #track(id: string): Tracked {
     let tracked = this.#tracked.get(id);
     if (tracked === undefined) {
-      tracked = { sessions: 0, parked: 0, told: 'never', isWakeTaken: false };
+      tracked = untracked(this.#clock.now());
       this.#tracked.set(id, tracked);
     }
     return tracked;
   }
 
-  #wakeGapMs(id: string): number {
-    const wake = this.#registry.find(id)?.wake;
-    if (wake === undefined || 'cron' in wake) return WAKE_GAP_MS_MAX;
-    return Math.min(WAKE_GAP_MS_MAX, (wake.everySeconds * 1_000) / 2);
+  #watch(id: string, tracked: Tracked, at: number | undefined): void {
+    tracked.isWatched = at !== undefined;
+    this.#deadlines.set(id, at);
   }
+}
+
+const NO_CONTACTS: Contacts = { sessions: 0, parked: 0 };
+
+function untracked(wokeAt: number): Tracked {
+  return {
+    sessions: 0,
+    parked: 0,
+    lastContactAt: undefined,
+    promisedWakeAt: undefined,
+    keepsToSchedule: false,
+    wokeAt,
+    sleptMs: 0,
+    isWakeTaken: false,
+    told: 'never',
+    settlesAt: undefined,
+    isWatched: false,
+  };
+}
+
+function wakeGapMs(wake: Wake | undefined): number {
+  if (wake === undefined || !('everySeconds' in wake)) return WAKE_GAP_MS_MAX;
+  return Math.min(WAKE_GAP_MS_MAX, (wake.everySeconds * SECOND_MS) / 2);
 }

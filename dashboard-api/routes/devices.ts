@@ -6,7 +6,7 @@ import {
   labelsSchema,
   wakeScheduleSchema,
   type Device,
-  type WakeSchedule,
+  type Wake,
 } from '../../devices/device.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import { PRESENCE_STATES } from '../../devices/presence.ts';
@@ -56,9 +56,9 @@ const changeSchema = Type.Object(
     ),
     labels: Type.Optional(labelsSchema),
     wake: Type.Optional(
-      Type.Unsafe<WakeSchedule | null>({
+      Type.Unsafe<Wake | null>({
         anyOf: [...wakeScheduleSchema.anyOf, { type: 'null' }],
-        description: '{cron, timezone?}, {everySeconds}, or null to take it away',
+        description: 'A schedule, bounds, or null to take it away',
       }),
     ),
     graceSeconds: Type.Optional(graceSchema),
