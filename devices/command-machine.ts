@@ -1,29 +1,37 @@
-import { isEnded, type Command, type Transport } from './command.ts';
+import { isEnded, type Command, type Deferral, type DeferralReason, type Transport } from './command.ts';
 import type { Report } from './report.ts';
 
 /**
  * The life of a command: a pure function (command, event, now) -> command | error code.
  *
  *   queued --lease--> sent --confirm--> delivered --report running--> running --report--> succeeded | failed | rejected
- *     ^________lapse____|
+ *     ^__lapse, release_|
  *
- * queued and sent may also end as expired, undeliverable, superseded or cancelled; delivered and running as timed_out,
- * or cancelled by force. A device's word is taken in every open state (its confirmation may have been lost), and once more,
+ * queued and sent may also end as expired, undeliverable, superseded or cancelled (a queued one also because its condition does not hold);
+ * delivered and running as timed_out, or cancelled by force. A device's word is taken in every open state (its confirmation may have been lost), and once more,
  * marked late, after expired, timed_out and undeliverable.
  *
  * A repeated event returns the very same object, so a retry is harmless; an impossible one returns an error code. Internal
- * events (lapse, expire, time out, supersede, wake) that no longer apply are no-ops, since timers race with devices.
+ * events (lapse, release, defer, fail a condition, expire, time out, supersede, wake) that no longer apply are no-ops, since timers race with devices.
  */
 export type CommandEvent =
-  | { readonly type: 'lease'; readonly transport: Transport; readonly leaseMs: number }
+  | { readonly type: 'lease'; readonly transport: Transport; readonly leaseMs: number; readonly handover: number }
   | { readonly type: 'lapse' }
+  /** The hand-over never left the server: as a lapse, but the attempt does not count. */
+  | { readonly type: 'release' }
+  /** The device came, and there was no room for the command. */
+  | { readonly type: 'defer'; readonly reason: DeferralReason; readonly bytes?: number; readonly bytesMax?: number }
+  /** Its condition does not hold; `message` says what was found. */
+  | { readonly type: 'fail_condition'; readonly message: string }
   | { readonly type: 'confirm'; readonly transport: Transport }
   | { readonly type: 'report'; readonly report: Report; readonly transport: Transport }
   | { readonly type: 'wake' }
   | { readonly type: 'expire' }
   | { readonly type: 'timeout' }
   | { readonly type: 'cancel'; readonly force: boolean; readonly reason?: string }
-  | { readonly type: 'supersede'; readonly by: string };
+  | { readonly type: 'supersede'; readonly by: string }
+  /** It took the place of the command `of`: the other end of `supersededBy`. */
+  | { readonly type: 'take_place'; readonly of: string };
 
 export type CommandRefusal = 'command_finished' | 'command_delivered' | 'not_leasable';
 
@@ -33,6 +41,22 @@ export function transition(command: Command, event: CommandEvent, now: number): 
       return lease(command, event, now);
     case 'lapse':
       return lapse(command, now);
+    case 'release':
+      return release(command, now);
+    case 'defer':
+      return defer(command, event, now);
+    case 'fail_condition':
+      return command.state === 'queued'
+        ? end(command, 'cancelled', now, { error: `condition_failed: ${event.message}` })
+        : command;
+    case 'release':
+      return release(command, now);
+    case 'defer':
+      return defer(command, event, now);
+    case 'fail_condition':
+      return command.state === 'queued'
+        ? end(command, 'cancelled', now, { error: `condition_failed: ${event.message}` })
+        : command;
     case 'confirm':
       return confirm(command, event.transport, now);
     case 'report':
@@ -51,6 +75,8 @@ export function transition(command: Command, event: CommandEvent, now: number): 
       return cancel(command, event, now);
     case 'supersede':
       return supersede(command, event.by, now);
+    case 'take_place':
+      return takePlace(command, event.of);
   }
 }
 
@@ -90,14 +116,21 @@ export function isLeasable(command: Command, now: number): boolean {
   );
 }
 
-function lease(command: Command, event: { transport: Transport; leaseMs: number }, now: number): Command | CommandRefusal {
+function lease(
+  command: Command,
+  event: { transport: Transport; leaseMs: number; handover: number },
+  now: number,
+): Command | CommandRefusal {
   if (!isLeasable(command, now)) return 'not_leasable';
+  const { deferral: _, ...rest } = command;
   return {
-    ...command,
+    ...rest,
     state: 'sent',
     attempts: command.attempts + 1,
     transport: event.transport,
+    handover: event.handover,
     sentAt: now,
+    handover: event.handover,
     leaseUntil: now + event.leaseMs,
   };
 }
@@ -110,6 +143,38 @@ function lapse(command: Command, now: number): Command {
   }
   const { leaseUntil: _, ...rest } = command;
   return { ...rest, state: 'queued' };
+}
+
+function release(command: Command, now: number): Command {
+  if (command.state !== 'sent') return command;
+  const attempts = command.attempts - 1;
+  if (command.supersededBy !== undefined) return end({ ...command, attempts }, 'superseded', now);
+  const { leaseUntil: _, handover: __, ...rest } = command;
+  if (attempts > 0) return { ...rest, state: 'queued', attempts };
+  const { transport: ___, sentAt: ____, ...never } = rest;
+  return { ...never, state: 'queued', attempts };
+}
+
+function defer(command: Command, { reason, bytes, bytesMax }: Omit<Deferral, 'at'>, now: number): Command {
+  if (command.state !== 'queued') return command;
+  const had = command.deferral;
+  if (had?.reason === reason && had.bytes === bytes && had.bytesMax === bytesMax) return command;
+  const sizes = { ...(bytes !== undefined && { bytes }), ...(bytesMax !== undefined && { bytesMax }) };
+  return { ...command, deferral: { reason, at: now, ...sizes } };
+}
+
+/** A hand-over that never left the server is none: it lapses, and its attempt is given back. */
+function release(command: Command, now: number): Command {
+  if (command.state !== 'sent') return command;
+  return lapse({ ...command, attempts: command.attempts - 1 }, now);
+}
+
+function defer(command: Command, { reason, bytes, bytesMax }: Omit<Deferral, 'at'>, now: number): Command {
+  if (command.state !== 'queued') return command;
+  const { deferral: had } = command;
+  if (had !== undefined && had.reason === reason && had.bytes === bytes && had.bytesMax === bytesMax) return command;
+  const deferral = { reason, at: now, ...(bytes !== undefined && { bytes }), ...(bytesMax !== undefined && { bytesMax }) };
+  return { ...command, deferral };
 }
 
 function confirm(command: Command, transport: Transport, now: number): Command | CommandRefusal {
@@ -180,10 +245,15 @@ function supersede(command: Command, by: string, now: number): Command {
   return command;
 }
 
+function takePlace(command: Command, of: string): Command {
+  const had = command.supersedes ?? [];
+  return had.includes(of) ? command : { ...command, supersedes: [...had, of] };
+}
+
 /** The device has it: from here on the report is awaited, and nothing can take its place any more. */
 function deliver(command: Command, transport: Transport, now: number): Command {
   if (command.deliveredAt !== undefined) return command;
-  const { leaseUntil: _, supersededBy: __, ...rest } = command;
+  const { leaseUntil: _, supersededBy: __, deferral: ___, ...rest } = command;
   return {
     ...rest,
     state: 'delivered',
@@ -200,7 +270,7 @@ function end(
   now: number,
   outcome: Partial<Pick<Command, 'error' | 'result' | 'message' | 'late'>> = {},
 ): Command {
-  const { leaseUntil: _, reportBy: __, ...rest } = command;
+  const { leaseUntil: _, reportBy: __, deferral: ___, ...rest } = command;
   return { ...rest, ...outcome, state, finishedAt: now };
 }
 

@@ -1,4 +1,6 @@
+import type { Condition } from './condition.ts';
 import type { JsonValue } from './json.ts';
+import type { MetricValue } from './telemetry.ts';
 
 /** What a command is. Its life is in command-machine.ts. Times are epoch milliseconds. */
 
@@ -23,10 +25,35 @@ export const PRIORITIES = ['low', 'normal', 'high', 'urgent'] as const;
 export type Priority = (typeof PRIORITIES)[number];
 
 /** The way a command was handed over. */
-export type Transport = 'mqtt' | 'http';
+export const TRANSPORTS = ['mqtt', 'http', 'sse'] as const;
+export type Transport = (typeof TRANSPORTS)[number];
 
 /** What ends the command well: the device's word, or that it has it. */
 export type Confirm = 'result' | 'delivery';
+
+export const DEFERRAL_REASONS = ['over_limit', 'over_max_bytes', 'larger_than_max_bytes', 'over_push_bytes'] as const;
+export type DeferralReason = (typeof DEFERRAL_REASONS)[number];
+
+/** Why a queued command was not handed over although its device came: there was no room for it, so many `bytes` of `bytesMax`. */
+export type Deferral = {
+  readonly reason: DeferralReason;
+  /** Epoch milliseconds. */
+  readonly at: number;
+  readonly bytes?: number;
+  readonly bytesMax?: number;
+};
+
+export const CONDITION_OPS = ['<', '<=', '=', '!=', '>=', '>'] as const;
+export type ConditionOp = (typeof CONDITION_OPS)[number];
+
+/** What must hold of the device's latest reading of `metric` when the command is handed over; see condition.ts. */
+export type Condition = {
+  readonly metric: string;
+  readonly op: ConditionOp;
+  readonly value: MetricValue;
+  /** An older reading than this says nothing. */
+  readonly maxAgeSeconds?: number;
+};
 
 export const PARAMS_BYTES_MAX = 32 * 1024;
 export const PAYLOAD_BYTES_MAX = 32 * 1024;
@@ -57,8 +84,13 @@ export type Command = {
   readonly expiresAt?: number;
   /** How many wakes it may be offered on. */
   readonly expiresWakes?: number;
+  readonly condition?: Condition;
   readonly reportTimeoutSeconds: number;
   readonly maxAttempts: number;
+  /** What the device must still read at delivery. */
+  readonly condition?: Condition;
+  /** Ids of the commands whose place it took. */
+  readonly supersedes?: readonly string[];
   readonly queuedAt: number;
   /** `queuedAt` in nanoseconds, made unique per device: the time of its row in History. */
   readonly historyNs: string;
@@ -68,7 +100,15 @@ export type Command = {
   /** Wakes on which it was on offer. */
   readonly wakes: number;
   readonly transport?: Transport;
+  /** Number of its last hand-over, which only grows: what a cursor says it has by. Kept after a lapse, since the device may have it. */
+  readonly handover?: number;
+  /** Of a command that was not handed over since: why not, the last time that the device came. */
+  readonly deferral?: Deferral;
   readonly sentAt?: number;
+  /** Number of the last hand-over, ever growing; it stays when the hand-over lapses. */
+  readonly handover?: number;
+  /** Since a device came that did not take it; gone once it is handed over. */
+  readonly deferral?: Deferral;
   /** While sent: when the hand-over lapses. */
   readonly leaseUntil?: number;
   readonly deliveredAt?: number;
@@ -85,6 +125,8 @@ export type Command = {
   /** The device's word came after the command had ended otherwise. */
   readonly late?: true;
   readonly supersededBy?: string;
+  /** Ids of the commands whose place it took. */
+  readonly supersedes?: readonly string[];
 };
 
 const END_STATE_SET: ReadonlySet<CommandState> = new Set(END_STATES);

@@ -20,7 +20,15 @@ const queued: Command = {
   attempts: 0,
   wakes: 0,
 };
-const sent: Command = { ...queued, state: 'sent', attempts: 1, transport: 'mqtt', sentAt: NOW - 500, leaseUntil: NOW + 30_000 };
+const sent: Command = {
+  ...queued,
+  state: 'sent',
+  attempts: 1,
+  transport: 'mqtt',
+  handover: 7,
+  sentAt: NOW - 500,
+  leaseUntil: NOW + 30_000,
+};
 const { leaseUntil: _, ...handed } = sent;
 const delivered: Command = { ...handed, state: 'delivered', deliveredAt: NOW - 400, reportBy: NOW + 299_600 };
 const running: Command = { ...delivered, state: 'running', startedAt: NOW - 300, progress: 10 };
@@ -47,8 +55,11 @@ const AS_IT_STANDS: Record<CommandState, Command> = {
 };
 
 const EVENTS: Record<string, CommandEvent> = {
-  lease: { type: 'lease', transport: 'http', leaseMs: 30_000 },
+  lease: { type: 'lease', transport: 'http', leaseMs: 30_000, handover: 8 },
   lapse: { type: 'lapse' },
+  release: { type: 'release' },
+  defer: { type: 'defer', reason: 'over_limit' },
+  'fail condition': { type: 'fail_condition', message: 'level is 3' },
   confirm: { type: 'confirm', transport: 'mqtt' },
   'report running': { type: 'report', report: { state: 'running', progress: 50 }, transport: 'mqtt' },
   'report succeeded': { type: 'report', report: { state: 'succeeded', result: { ok: true } }, transport: 'mqtt' },
@@ -60,6 +71,7 @@ const EVENTS: Record<string, CommandEvent> = {
   cancel: { type: 'cancel', force: false },
   'cancel by force': { type: 'cancel', force: true },
   supersede: { type: 'supersede', by: 'newer' },
+  'take place': { type: 'take_place', of: 'older' },
 };
 
 // What each event makes of each state: a state, `=` for the very same object, `!` for command_finished, `d!` for command_delivered, `x` for
@@ -68,6 +80,12 @@ const TABLE: Record<string, string> = {
   //                   queued     sent       delivered  running    succ fail rej  expired   timed_out canc supe undeliverable
   lease: '             sent       x          x          x          x    x    x    x         x         x    x    x',
   lapse: '             =          queued     =          =          =    =    =    =         =         =    =    =',
+  release: '           =          queued     =          =          =    =    =    =         =         =    =    =',
+  defer: '             queued     =          =          =          =    =    =    =         =         =    =    =',
+  'fail condition': '  cancelled  =          =          =          =    =    =    =         =         =    =    =',
+  release: '           =          queued     =          =          =    =    =    =         =         =    =    =',
+  defer: '             queued     =          =          =          =    =    =    =         =         =    =    =',
+  'fail condition': '  cancelled  =          =          =          =    =    =    =         =         =    =    =',
   confirm: '           delivered  delivered  =          =          =    =    =    !         =         !    !    !',
   'report running': '  running    running    running    running    =    =    =    !         !         !    !    !',
   'report succeeded': 'succeeded  succeeded  succeeded  succeeded  =    !    !    succeeded succeeded !    !    succeeded',
@@ -79,6 +97,8 @@ const TABLE: Record<string, string> = {
   cancel: '            cancelled  cancelled  d!         d!         !    !    !    !         !         =    !    !',
   'cancel by force': ' cancelled  cancelled  cancelled  cancelled  !    !    !    !         !         =    !    !',
   supersede: '         superseded sent       =          =          =    =    =    =         =         =    =    =',
+  'take place':
+    '      queued     sent       delivered  running    succeeded failed rejected expired timed_out cancelled superseded undeliverable',
 };
 
 const REFUSALS: Record<string, string> = { '!': 'command_finished', 'd!': 'command_delivered', x: 'not_leasable' };
@@ -97,7 +117,9 @@ describe('every event in every state', () => {
         else if (cell in REFUSALS) expect(after).toBe(REFUSALS[cell]);
         else expect(after).toMatchObject({ id: before.id, state: cell });
         if (typeof after === 'string' || cell === '=') return;
-        expect(after.finishedAt).toBe(isEnded(after) ? NOW : undefined);
+        expect(after.finishedAt).toBe(
+          isEnded(before) && before.state === after.state ? before.finishedAt : isEnded(after) ? NOW : undefined,
+        );
         expect(transition(before, event, NOW), 'pure').toEqual(after);
       });
     });
@@ -106,9 +128,10 @@ describe('every event in every state', () => {
 
 describe('what a step leaves on the command', () => {
   test('a lease counts the attempt and says until when it holds', () => {
-    expect(step(queued, { type: 'lease', transport: 'http', leaseMs: 5_000 })).toMatchObject({
+    expect(step(queued, { type: 'lease', transport: 'http', leaseMs: 5_000, handover: 8 })).toMatchObject({
       attempts: 1,
       transport: 'http',
+      handover: 8,
       sentAt: NOW,
       leaseUntil: NOW + 5_000,
     });
@@ -116,6 +139,48 @@ describe('what a step leaves on the command', () => {
 
   test('a lapse after the last attempt makes it undeliverable', () => {
     expect(step({ ...sent, attempts: 3 }, { type: 'lapse' })).toMatchObject({ state: 'undeliverable', finishedAt: NOW });
+  });
+
+  test('a lapse keeps the number of the hand-over, since the device may have it', () => {
+    expect(step(sent, { type: 'lapse' })).toMatchObject({ state: 'queued', handover: 7, attempts: 1 });
+  });
+
+  test('a release gives the attempt back, also the last one, and leaves no trace of a first hand-over', () => {
+    const leased = step(queued, { type: 'lease', transport: 'sse', leaseMs: 5_000, handover: 8 });
+    expect(step(leased, { type: 'release' })).toEqual(queued);
+    expect(step({ ...sent, attempts: 3 }, { type: 'release' })).toMatchObject({
+      state: 'queued',
+      attempts: 2,
+      transport: 'mqtt',
+    });
+    expect(step({ ...sent, supersededBy: 'newer' }, { type: 'release' })).toMatchObject({ state: 'superseded', attempts: 0 });
+  });
+
+  test('a deferral says why and when, is kept when the same is said again, and is gone with the next hand-over', () => {
+    const event = { type: 'defer', reason: 'over_max_bytes', bytes: 900, bytesMax: 512 } as const;
+    const deferred = step(queued, event);
+    expect(deferred.deferral).toEqual({ reason: 'over_max_bytes', at: NOW, bytes: 900, bytesMax: 512 });
+    expect(transition(deferred, event, NOW + 9)).toBe(deferred);
+    const otherwise = transition(deferred, { ...event, bytesMax: 600 }, NOW + 9);
+    expect(otherwise).toMatchObject({ deferral: { bytesMax: 600, at: NOW + 9 } });
+    const leased = step(deferred, { type: 'lease', transport: 'http', leaseMs: 5_000, handover: 8 });
+    expect(leased).not.toHaveProperty('deferral');
+    expect(step(deferred, { type: 'confirm', transport: 'http' })).not.toHaveProperty('deferral');
+    expect(step(deferred, { type: 'expire' })).toMatchObject({ state: 'expired', deferral: { reason: 'over_max_bytes' } });
+  });
+
+  test('a condition that does not hold is the reason of the cancellation', () => {
+    expect(step(queued, { type: 'fail_condition', message: 'level is 3' })).toMatchObject({
+      state: 'cancelled',
+      error: 'condition_failed: level is 3',
+      finishedAt: NOW,
+    });
+  });
+
+  test('a command names those whose place it took, each once', () => {
+    const first = step(queued, { type: 'take_place', of: 'a' });
+    expect(step(first, { type: 'take_place', of: 'b' }).supersedes).toEqual(['a', 'b']);
+    expect(transition(first, { type: 'take_place', of: 'a' }, NOW)).toBe(first);
   });
 
   test('confirmation is the end of a command that asks for delivery alone', () => {

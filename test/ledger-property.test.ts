@@ -36,7 +36,7 @@ type Action =
 type Modelled = { readonly id: string; acknowledged: Command | undefined; underWay: Command[] };
 
 const events: fc.Arbitrary<CommandEvent> = fc.oneof(
-  fc.constant({ type: 'lease', transport: 'http', leaseMs: 30_000 } as const),
+  fc.nat().map((handover) => ({ type: 'lease', transport: 'http', leaseMs: 30_000, handover }) as const),
   fc.constant({ type: 'confirm', transport: 'http' } as const),
   fc
     .constantFrom('running', 'succeeded', 'failed', 'rejected')

@@ -66,13 +66,13 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     );
   }
 
-  /** Reads the open commands. What came due meanwhile is carried out; hand-overs by MQTT lapse, since their sessions are gone. */
+  /** Reads the open commands. What came due meanwhile is carried out; hand-overs by MQTT and event stream lapse, since their sessions are gone. */
   async load(): Promise<void> {
     for await (const command of openCommands(this.#state)) this.book.put(command);
     const now = this.#clock.now();
     for (const command of [...this.book.all()]) {
       this.#deadlines.set(command.id, nextDeadlineAt(command, now));
-      if (command.state === 'sent' && command.transport === 'mqtt') this.tryStep(command.id, { type: 'lapse' });
+      if (command.state === 'sent' && command.transport !== 'http') this.tryStep(command.id, { type: 'lapse' });
       this.#onDue(command.id);
     }
     this.#takeBackFromTheFuture();
@@ -84,6 +84,16 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     const ns = BigInt(now) * NS_PER_MS;
     this.#lastNs = ns > this.#lastNs ? ns : this.#lastNs + NS_PER_MICRO;
     return this.#lastNs.toString();
+  }
+
+  /** The number of a hand-over: epoch microseconds, never the same twice and always growing, also across a restart. */
+  nextHandover(): number {
+    return Number(BigInt(this.nextNs(this.#clock.now())) / NS_PER_MICRO);
+  }
+
+  /** A number for a hand-over, ever growing, also across a restart: epoch microseconds. */
+  nextHandover(): number {
+    return Number(BigInt(this.nextNs(this.#clock.now())) / NS_PER_MICRO);
   }
 
   /** Makes a new command durable, with `changes` that belong to it, and only then lets it be leased. */
@@ -120,7 +130,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     this.#deadlines.set(next.id, nextDeadlineAt(next, now));
     const durable = this.#write(next, had.state, event);
     if (had.state === 'sent' && next.state !== 'sent') this.emit('confirmed', next.deviceId);
-    if (next.state === 'queued') this.emit('queued', next.deviceId);
+    if (next.state === 'queued' && had.state !== 'queued') this.emit('queued', next.deviceId);
     return { command: next, durable };
   }
 
@@ -145,8 +155,9 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
 
   #write(command: Command, from: CommandState, event: CommandEvent): Promise<void> {
     const { id } = command;
-    // Wakes are counted in State alone: History has a row for each change of state.
-    const rows = command.state === from && event.type === 'wake' ? [] : this.#rows(command, from);
+    // Wakes and deferrals are kept in State alone: History has a row for each change of state.
+    const isStateAlone = event.type === 'wake' || event.type === 'defer';
+    const rows = command.state === from && isStateAlone ? [] : this.#rows(command, from);
     if (isEnded(command)) this.#ending.set(id, command);
     const durable = this.#commit(commandChanges(command), rows, 'exempt').then(() => {
       if (this.#ending.get(id) === command) this.#ending.delete(id);

@@ -67,7 +67,8 @@ export class Dispatcher {
       if (isLeasable(command, now)) next.push(command);
     }
     for (const { id } of next) {
-      const leased = this.#ledger.tryStep(id, { type: 'lease', transport: 'mqtt', leaseMs });
+      const handover = this.#ledger.nextHandover();
+      const leased = this.#ledger.tryStep(id, { type: 'lease', transport: 'mqtt', leaseMs, handover });
       if (leased?.state === 'sent') session.push(leased);
     }
   }

@@ -53,7 +53,9 @@ export class CommandPull {
     const leaseMs = (device.limits.leaseSeconds ?? LEASE_SECONDS_DEFAULT) * SECOND_MS;
     const commands = leasable
       .slice(0, limit)
-      .map(({ id }) => this.#ledger.tryStep(id, { type: 'lease', transport: 'http', leaseMs }))
+      .map(({ id }) =>
+        this.#ledger.tryStep(id, { type: 'lease', transport: 'http', leaseMs, handover: this.#ledger.nextHandover() }),
+      )
       .filter((command) => command !== undefined);
     const more = leasable.length > limit;
     return { commands, more, sleep: this.#sleep(device, more) };
