@@ -91,11 +91,6 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     return Number(BigInt(this.nextNs(this.#clock.now())) / NS_PER_MICRO);
   }
 
-  /** A number for a hand-over, ever growing, also across a restart: epoch microseconds. */
-  nextHandover(): number {
-    return Number(BigInt(this.nextNs(this.#clock.now())) / NS_PER_MICRO);
-  }
-
   /** Makes a new command durable, with `changes` that belong to it, and only then lets it be leased. */
   async add(command: Command, changes: readonly Change[]): Promise<void> {
     const rows = this.#rows(command, 'none');
