@@ -15,20 +15,11 @@ export class CommandRunner {
   readonly #stopped = new AbortController();
   readonly #executed: ExecutedCommands;
   readonly #report: (commandId: string, report: Report) => void;
-  readonly #runningAfterMs: number | undefined;
 
-  /**
-   * `report` is called with every report to send, `running` ones included. `runningAfterMs`: a command not done by then is
-   * reported as running, for transports where the report is also the confirmation.
-   */
-  constructor(
-    executed: ExecutedCommands,
-    report: (commandId: string, report: Report) => void,
-    options: { runningAfterMs?: number } = {},
-  ) {
+  /** `report` is called with every report to send, `running` ones included. */
+  constructor(executed: ExecutedCommands, report: (commandId: string, report: Report) => void) {
     this.#executed = executed;
     this.#report = report;
-    this.#runningAfterMs = options.runningAfterMs;
     // Every command that is being carried out may listen.
     setMaxListeners(RUNNING_MAX, this.#stopped.signal);
   }
@@ -37,12 +28,15 @@ export class CommandRunner {
     this.#handlers.set(name, handler);
   }
 
-  /** Begins a command, unless it is known. Resolves when it is on record: the moment to confirm it. */
-  async take(command: ReceivedCommand): Promise<void> {
+  /**
+   * Begins a command, unless it is known. Resolves when it is on record: the moment to confirm it. `runningAfterMs`: a command
+   * not done by then is reported as running, for transports where the report is also the confirmation.
+   */
+  async take(command: ReceivedCommand, options: { runningAfterMs?: number } = {}): Promise<void> {
     const state = this.#executed.state(command.id);
     if (state === 'running') this.#report(command.id, { state: 'running' });
     else if (state !== 'unknown') this.#report(command.id, state);
-    else await this.#begin(command);
+    else await this.#begin(command, options.runningAfterMs);
   }
 
   /** Reports again what a stop or a restart left unreported. */
@@ -60,7 +54,7 @@ export class CommandRunner {
     this.#stopped.abort();
   }
 
-  async #begin(command: ReceivedCommand): Promise<void> {
+  async #begin(command: ReceivedCommand, runningAfterMs: number | undefined): Promise<void> {
     const handler = this.#handlers.get(command.name);
     if (handler === undefined)
       return this.#end(command, { state: 'rejected', message: `this device knows no command ${command.name}` });
@@ -68,37 +62,33 @@ export class CommandRunner {
     try {
       await this.#executed.begin(command.id);
     } catch (error) {
-      this.#report(command.id, {
-        state: 'failed',
-        message: `not begun: the device cannot keep it on record (${messageOf(error)})`,
-      });
-      return;
+      const message = `not begun: the device cannot keep it on record (${messageOf(error)})`;
+      return this.#end(command, { state: 'failed', message: clip(message) });
     }
-    const run = this.#run(command, handler).finally(() => this.#running.delete(run));
+    const run = this.#run(command, handler, runningAfterMs).finally(() => this.#running.delete(run));
     this.#running.add(run);
   }
 
-  async #run(command: ReceivedCommand, handler: CommandHandler): Promise<void> {
+  async #run(command: ReceivedCommand, handler: CommandHandler, runningAfterMs: number | undefined): Promise<void> {
     let done = false;
     const progress = (percent: number, message?: string) => {
-      const bounded = Math.min(100, Math.max(0, percent));
-      if (!done)
-        this.#report(command.id, {
-          state: 'running',
-          progress: bounded,
-          ...(message !== undefined && { message: clip(message) }),
-        });
+      if (done) return;
+      this.#report(command.id, {
+        state: 'running',
+        ...(!Number.isNaN(percent) && { progress: Math.min(100, Math.max(0, percent)) }),
+        ...(message !== undefined && { message: clip(message) }),
+      });
     };
     const timer =
-      this.#runningAfterMs === undefined
-        ? undefined
-        : setTimeout(() => this.#report(command.id, { state: 'running' }), this.#runningAfterMs);
+      runningAfterMs === undefined ? undefined : setTimeout(() => this.#report(command.id, { state: 'running' }), runningAfterMs);
     try {
       const result = await handler(command, { progress, signal: this.#stopped.signal });
       done = true;
+      clearTimeout(timer);
       await this.#end(command, succeeded(result));
     } catch (error) {
       done = true;
+      clearTimeout(timer);
       // A device that was told to stop cannot say what became of it; its record can, when it starts again.
       if (this.#stopped.signal.aborted) return;
       await this.#end(command, {
@@ -132,8 +122,13 @@ function succeeded(result: unknown): Report {
   }
 }
 
+/** Of anything that a handler may throw. */
 function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  try {
+    return String(error instanceof Error ? error.message : error);
+  } catch {
+    return 'the handler threw something that has no text';
+  }
 }
 
 function clip(text: string): string {

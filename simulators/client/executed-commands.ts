@@ -13,6 +13,7 @@ export class ExecutedCommands {
   readonly #entries = new Map<string, Entry>();
   readonly #path: string | undefined;
   readonly #entriesMax: number;
+  #cursor: string | undefined;
   #saving: Promise<void> | undefined;
   #nextSave: Promise<void> | undefined;
 
@@ -30,9 +31,9 @@ export class ExecutedCommands {
       throw error;
     });
     if (text === undefined) return executed;
-    for (const { id, report, reported } of entriesIn(text, path)) {
-      executed.#entries.set(id, { report: report ?? INTERRUPTED, reported });
-    }
+    const { commands, cursor } = recordIn(text, path);
+    for (const { id, report, reported } of commands) executed.#entries.set(id, { report: report ?? INTERRUPTED, reported });
+    executed.#cursor = cursor;
     return executed;
   }
 
@@ -78,7 +79,20 @@ export class ExecutedCommands {
     return this.#entries.size;
   }
 
-  /** Writes what `reported` left to be written. */
+  /** The server's cursor behind the last commands that are on record here; what is `since` in the next request. */
+  get cursor(): string | undefined {
+    return this.#cursor;
+  }
+
+  /**
+   * Set when all the commands it covers are on record. Kept with the next save: an older one after a restart confirms less,
+   * and what comes again for it is known by its id.
+   */
+  set cursor(cursor: string | undefined) {
+    this.#cursor = cursor;
+  }
+
+  /** Writes what `reported` and `cursor` left to be written. */
   async flush(): Promise<void> {
     await this.#save();
   }
@@ -114,7 +128,7 @@ export class ExecutedCommands {
 
   #text(): string {
     const commands = [...this.#entries].map(([id, entry]) => ({ id, ...entry }));
-    return JSON.stringify({ commands });
+    return JSON.stringify({ commands, ...(this.#cursor !== undefined && { cursor: this.#cursor }) });
   }
 }
 
@@ -128,13 +142,24 @@ const INTERRUPTED: Report = {
   message: 'interrupted by a restart of the device; it is not known whether it took effect',
 };
 
-function entriesIn(text: string, path: string): { id: string; report: Report | undefined; reported: boolean }[] {
+type Record = {
+  readonly commands: readonly { id: string; report: Report | undefined; reported: boolean }[];
+  readonly cursor: string | undefined;
+};
+
+function recordIn(text: string, path: string): Record {
   try {
-    const { commands } = JSON.parse(text) as { commands: { id: unknown; report?: unknown; reported?: unknown }[] };
-    return commands.map(({ id, report, reported }) => {
-      if (typeof id !== 'string') throw new Error('an id is missing');
-      return { id, report: report === undefined ? undefined : parseReport(report), reported: reported === true };
-    });
+    const { commands, cursor } = JSON.parse(text) as {
+      commands: { id: unknown; report?: unknown; reported?: unknown }[];
+      cursor?: unknown;
+    };
+    return {
+      commands: commands.map(({ id, report, reported }) => {
+        if (typeof id !== 'string') throw new Error('an id is missing');
+        return { id, report: report === undefined ? undefined : parseReport(report), reported: reported === true };
+      }),
+      cursor: typeof cursor === 'string' ? cursor : undefined,
+    };
   } catch (error) {
     throw new Error(`${path} is no record of executed commands: ${(error as Error).message}`, { cause: error });
   }

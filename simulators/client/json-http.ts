@@ -5,9 +5,16 @@ export type HttpAnswer = {
   readonly body: unknown;
   /** From `Retry-After`, seconds or a date. */
   readonly retryAfterMs: number | undefined;
+  readonly etag?: string;
 };
 
-export type JsonHttp = (method: string, path: string, body?: unknown, headers?: Record<string, string>) => Promise<HttpAnswer>;
+export type JsonHttp = (
+  method: string,
+  path: string,
+  body?: unknown,
+  headers?: Record<string, string>,
+  options?: { readonly timeoutMs?: number; readonly signal?: AbortSignal },
+) => Promise<HttpAnswer>;
 
 export type HttpOptions = {
   /** `http://host:port`. */
@@ -24,23 +31,42 @@ const TIMEOUT_MS_DEFAULT = 30_000;
 export function jsonHttp(options: HttpOptions): JsonHttp {
   const base = options.url.replace(/\/+$/, '');
   const send = options.fetch ?? fetch;
-  return async (method, path, body, headers = {}) => {
-    const response = await send(base + path, {
-      method,
-      headers: {
-        authorization: `Bearer ${options.token}`,
-        ...(body !== undefined && { 'content-type': 'application/json' }),
-        ...headers,
-      },
-      ...(body !== undefined && { body: JSON.stringify(body) }),
-      signal: AbortSignal.timeout(options.timeoutMs ?? TIMEOUT_MS_DEFAULT),
-    });
-    const text = await response.text();
-    return {
-      status: response.status,
-      body: text === '' ? undefined : parsed(text),
-      retryAfterMs: retryAfterMs(response.headers.get('retry-after')),
-    };
+  return async (method, path, body, headers = {}, { timeoutMs = options.timeoutMs ?? TIMEOUT_MS_DEFAULT, signal } = {}) => {
+    // By hand, since signals made of a lasting one by AbortSignal.any are kept as long as it.
+    const ended = new AbortController();
+    const stop = () => ended.abort(signal?.reason);
+    const timer = setTimeout(() => ended.abort(new Error(`no answer within ${timeoutMs / 1_000} s`)), timeoutMs);
+    signal?.addEventListener('abort', stop, { once: true });
+    if (signal?.aborted) stop();
+    try {
+      return await answerOf(
+        send(base + path, {
+          method,
+          headers: {
+            authorization: `Bearer ${options.token}`,
+            ...(body !== undefined && { 'content-type': 'application/json' }),
+            ...headers,
+          },
+          ...(body !== undefined && { body: JSON.stringify(body) }),
+          signal: ended.signal,
+        }),
+      );
+    } finally {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', stop);
+    }
+  };
+}
+
+async function answerOf(sent: Promise<Response>): Promise<HttpAnswer> {
+  const response = await sent;
+  const text = await response.text();
+  const etag = response.headers.get('etag');
+  return {
+    status: response.status,
+    body: text === '' ? undefined : parsed(text),
+    retryAfterMs: retryAfterMs(response.headers.get('retry-after')),
+    ...(etag !== null && { etag }),
   };
 }
 
