@@ -3,7 +3,9 @@ import type { AddressInfo } from 'node:net';
 import { pino, type Logger } from 'pino';
 import { CommandIssuer } from './broker/commands/issue-command.ts';
 import { CommandLedger } from './broker/commands/command-ledger.ts';
+import { ParkedPolls } from './broker/commands/parked-polls.ts';
 import { CommandPull } from './broker/commands/pull.ts';
+import { QueueChanges } from './broker/commands/queue-changes.ts';
 import { CommandQueries } from './broker/commands/command-queries.ts';
 import { sweepEnded } from './broker/commands/command-store.ts';
 import { Dispatcher } from './broker/commands/dispatcher.ts';
@@ -129,9 +131,11 @@ async function wire(
   closers.push(() => ledger.close());
   const dispatcher = new Dispatcher(ledger, registry, clock);
   const issuer = new CommandIssuer(ledger, presence, state, clock, newId);
-  const pull = new CommandPull(ledger, presence, clock);
+  const changes = new QueueChanges(ledger, mark.clockFrom(clock));
+  const pull = new CommandPull(ledger, presence, changes, clock, (text) => digests.seal(text));
+  const parkedPolls = new ParkedPolls(ledger, registry, presence, clock);
   const queries = new CommandQueries(ledger, state, history);
-  const latest = new LatestValues(history);
+  const latest = new LatestValues(history, shipper);
   const ingest = new Ingest(state, events, latest, clock, mark);
   const recovered = recover ? await recoverState(state, history, clock, config.dataDir) : undefined;
   await ledger.load();
@@ -141,7 +145,7 @@ async function wire(
   const messages = new DeviceMessages(registry, ingest, ledger, rejects, metrics);
   const room = new JournalRoom(state.journal);
   const mqtt = new MqttServer({ registry, presence, ledger, dispatcher, messages, received, room, metrics, log });
-  observe(metrics, { ledger, registry, presence, state, shipper, quarantine, mqtt, room, clock });
+  observe(metrics, { ledger, parkedPolls, registry, presence, state, shipper, quarantine, mqtt, room, clock });
 
   const problems = async (): Promise<string[]> => problemsOf(state, history, shipper);
   const app = await createApp({
@@ -151,6 +155,7 @@ async function wire(
     ledger,
     issuer,
     pull,
+    parkedPolls,
     queries,
     ingest,
     latest,

@@ -40,6 +40,18 @@ export class Metrics {
     buckets: [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 900, 3_600, 21_600, 86_400],
     registers: [this.registry],
   });
+  readonly polls = new Counter({
+    name: 'downlink_polls_total',
+    help: 'Polls of devices by the status of their answer',
+    labelNames: ['status'] as const,
+    registers: [this.registry],
+  });
+  readonly pollsNotParked = new Counter({
+    name: 'downlink_polls_not_parked_total',
+    help: 'Long polls that were answered at once, by the bound that was reached',
+    labelNames: ['bound'] as const,
+    registers: [this.registry],
+  });
   readonly quarantined = new Counter({
     name: 'downlink_quarantined_rows_total',
     help: 'Rows that History refused by themselves',

@@ -2,6 +2,7 @@ import type { Clock } from '../devices/clock.ts';
 import { OPEN_STATES } from '../devices/command.ts';
 import { PRESENCE_STATES } from '../devices/presence.ts';
 import type { CommandLedger } from './commands/command-ledger.ts';
+import type { ParkedPolls } from './commands/parked-polls.ts';
 import type { Metrics } from './metrics.ts';
 import type { JournalRoom } from './mqtt/journal-room.ts';
 import type { MqttServer } from './mqtt/mqtt-server.ts';
@@ -16,6 +17,7 @@ export function observe(
   metrics: Metrics,
   parts: {
     ledger: CommandLedger;
+    parkedPolls: ParkedPolls;
     registry: DeviceRegistry;
     presence: PresenceTracker;
     state: State;
@@ -26,7 +28,7 @@ export function observe(
     clock: Clock;
   },
 ): void {
-  const { ledger, registry, presence, state, shipper, quarantine, mqtt, room, clock } = parts;
+  const { ledger, parkedPolls, registry, presence, state, shipper, quarantine, mqtt, room, clock } = parts;
   const { journal } = state;
 
   ledger.on('stepped', (command, from) => {
@@ -40,6 +42,7 @@ export function observe(
   });
 
   metrics.gauge('downlink_mqtt_connections', 'Open MQTT connections', () => mqtt.connections);
+  metrics.gauge('downlink_parked_polls', 'Long polls that wait for a command', () => parkedPolls.size);
   metrics.gauge('downlink_devices', 'Registered devices', () => registry.size);
   metrics.labelledGauge('downlink_devices_by_presence', 'Registered devices by presence', 'presence', () => {
     const counts = new Map<string, number>(PRESENCE_STATES.map((name) => [name, 0]));

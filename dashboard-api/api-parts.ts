@@ -4,6 +4,7 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import type { Logger } from 'pino';
 import type { CommandIssuer } from '../broker/commands/issue-command.ts';
 import type { CommandLedger } from '../broker/commands/command-ledger.ts';
+import type { ParkedPolls } from '../broker/commands/parked-polls.ts';
 import type { CommandPull } from '../broker/commands/pull.ts';
 import type { CommandQueries } from '../broker/commands/command-queries.ts';
 import type { LiveEvents } from '../broker/live-events.ts';
@@ -27,6 +28,7 @@ export type ApiParts = {
   readonly ledger: CommandLedger;
   readonly issuer: CommandIssuer;
   readonly pull: CommandPull;
+  readonly parkedPolls: ParkedPolls;
   readonly queries: CommandQueries;
   readonly ingest: Ingest;
   readonly latest: LatestValues;

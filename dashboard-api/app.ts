@@ -64,7 +64,10 @@ export async function createApp(parts: ApiParts): Promise<Api> {
 
   const streams = new LiveStreams(parts.events);
   parts.metrics.gauge('downlink_live_streams', 'Open live streams', () => streams.size);
-  const stopping = refuseWhileStopping(app, streams);
+  const stopping = refuseWhileStopping(app, () => {
+    streams.close();
+    parts.parkedPolls.close();
+  });
 
   for (const schema of [problemSchema, deviceSchema, commandSchema, keySchema]) app.addSchema(schema);
   await app.register(swagger, openapiOptions(parts.version));
@@ -93,8 +96,8 @@ export async function createApp(parts: ApiParts): Promise<Api> {
   return app;
 }
 
-/** From `app.close()` on: new requests get 503, streams and waits end, what is under way may finish for a while. */
-function refuseWhileStopping(app: Api, streams: LiveStreams): AbortSignal {
+/** From `app.close()` on: new requests get 503, what waits ends by `endWaits`, what is under way may finish for a while. */
+function refuseWhileStopping(app: Api, endWaits: () => void): AbortSignal {
   const stopping = new AbortController();
   app.addHook('onRequest', (_, reply, done) => {
     if (!stopping.signal.aborted) return done();
@@ -104,7 +107,7 @@ function refuseWhileStopping(app: Api, streams: LiveStreams): AbortSignal {
   const timers: NodeJS.Timeout[] = [];
   app.addHook('preClose', (done) => {
     stopping.abort();
-    streams.close();
+    endWaits();
     // A connection that was at work when the server closed goes idle after its answer, and would be waited for.
     timers.push(setInterval(() => app.server.closeIdleConnections(), CLOSE_IDLE_EVERY_MS));
     timers.push(setTimeout(() => app.server.closeAllConnections(), CLOSE_MS_MAX));

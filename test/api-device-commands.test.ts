@@ -4,7 +4,7 @@ import { LiveServer, TestClock } from './live-server.ts';
 
 const START = Date.parse('2026-05-01T10:10:00Z');
 
-type Pulled = { commands: Record<string, unknown>[]; more: boolean; sleep: Record<string, unknown> };
+type Pulled = { commands: Record<string, unknown>[]; more: boolean; cursor: string; sleep: Record<string, unknown> };
 
 let clock: TestClock;
 let server: LiveServer;
@@ -40,6 +40,7 @@ describe('pulling', () => {
         },
       ],
       more: false,
+      cursor: expect.stringMatching(/^[A-Za-z0-9_-]{32}$/),
       sleep: { untilSeconds: 3_000, wakeAt: '2026-05-01T11:00:00.000Z', reason: 'schedule' },
     });
   });
@@ -62,9 +63,13 @@ describe('pulling', () => {
     ['?limit=0', 'query.limit'],
     ['?limit=101', 'query.limit'],
     ['?limit=all', 'query.limit'],
-    ['?wait=30', 'query.wait'],
-    ['?since=x', 'query.since'],
-    ['?maxBytes=100', 'query.maxBytes'],
+    ['?wait=61', 'query.wait'],
+    ['?wait=-1', 'query.wait'],
+    ['?wait=1.5', 'query.wait'],
+    ['?maxBytes=63', 'query.maxBytes'],
+    ['?maxBytes=lots', 'query.maxBytes'],
+    ['?wait=1&wait=2', 'query.wait'],
+    ['?until=30', 'query.until'],
   ])('%s is refused, and nothing is leased', async (query, at) => {
     const { id } = await server.issue('label', { name: 'stay' });
     expectProblem(await pull(query), 'invalid_request', at);

@@ -1,16 +1,38 @@
+import { hash } from 'node:crypto';
 import { SECOND_MS, type Clock } from '../../devices/clock.ts';
 import { LEASE_SECONDS_DEFAULT, type Command } from '../../devices/command.ts';
 import { isLeasable } from '../../devices/command-machine.ts';
+import { cursorOfText, cursorText, wrongCursor, type Cursor, type CursorDigest } from '../../devices/cursor.ts';
 import type { Device } from '../../devices/device.ts';
+import { pack, type PackingDeferral } from '../../devices/packing.ts';
 import { nextWakeAt } from '../../devices/wake-schedule.ts';
 import type { PresenceTracker } from '../registry/presence-tracker.ts';
 import type { CommandLedger } from './command-ledger.ts';
+import type { QueueChanges } from './queue-changes.ts';
 
-/** Pulling: a device that wakes leases what is queued for it, and learns until when it may sleep. */
+/**
+ * Pulling: a device that comes confirms what it got, leases what is queued for it, and learns until when it may sleep.
+ *
+ * Each answer goes out with a cursor. Given back as `since` it confirms what that answer carried, and says that nothing after it arrived: what was handed
+ * over later is offered again at once.
+ */
+export type PullRequest = {
+  /** Commands at most. */
+  readonly limit: number;
+  /** Octets of the whole answer at most. */
+  readonly maxBytes?: number;
+  readonly since?: string;
+  /** Octets that a command, still to be leased, takes in the answer, separator included. */
+  sizeOf(command: Command): number;
+  /** Octets of the answer without any command. */
+  readonly envelopeBytes: number;
+};
+
 export type Pulled = {
   readonly commands: readonly Command[];
-  /** There is more to lease right now. */
+  /** There is more that fits into such an answer, right now. */
   readonly more: boolean;
+  readonly cursor: string;
   readonly sleep: Sleep;
 };
 
@@ -24,48 +46,146 @@ export type Sleep = {
 
 /** What a device without a schedule is told to wait between polls. */
 export const POLL_SECONDS_DEFAULT = 30;
+const TAG_CHARS = 16;
+/** Whatever a poll would be given, it would be nothing. */
+const NOTHING_TAG = 'W/"nothing"';
 
 export class CommandPull {
   readonly #ledger: CommandLedger;
   readonly #presence: PresenceTracker;
+  readonly #changes: QueueChanges;
   readonly #clock: Clock;
+  readonly #digest: CursorDigest;
 
-  constructor(ledger: CommandLedger, presence: PresenceTracker, clock: Clock) {
+  constructor(ledger: CommandLedger, presence: PresenceTracker, changes: QueueChanges, clock: Clock, digest: CursorDigest) {
     this.#ledger = ledger;
     this.#presence = presence;
+    this.#changes = changes;
     this.#clock = clock;
+    this.#digest = digest;
+  }
+
+  /** The device came: a contact, and with the first of a wake one wake less for the commands that count them. */
+  arrive(device: Device): void {
+    this.#presence.contact(device.id);
+    if (!this.#presence.takeWake(device.id)) return;
+    for (const { id, expiresWakes } of this.#leasable(device.id)) {
+      if (expiresWakes !== undefined) this.#ledger.tryStep(id, { type: 'wake' });
+    }
   }
 
   /**
-   * Leases up to `limit` commands in the order of delivery. The attempt is written with the next commit, which the answer does not wait for: a
-   * crash may repeat a hand-over, never lose one.
+   * Leases what is queued, in the order of delivery, as far as it fits; what does not is told on the command. With `since` as `confirmThrough` first, whose
+   * end is not waited for. The attempt is written with the next commit, which the answer does not wait for either: a crash may repeat a hand-over, never
+   * lose one. Throws `invalid_cursor` before anything changes. `isArrival` is false when `arrive` was called for this request.
    */
-  lease(device: Device, limit: number): Pulled {
-    this.#presence.contact(device.id);
-    const isNewWake = this.#presence.takeWake(device.id);
-    const now = this.#clock.now();
-    const open = this.#ledger.book.of(device.id);
-    if (open.length === 0) return { commands: [], more: false, sleep: this.#sleep(device, false) };
-    if (isNewWake) {
-      for (const { id, expiresWakes } of [...open]) if (expiresWakes !== undefined) this.#ledger.tryStep(id, { type: 'wake' });
-    }
-    const leasable = this.#ledger.book.of(device.id).filter((command) => isLeasable(command, now));
+  lease(device: Device, request: PullRequest, isArrival = true): Pulled {
+    const since = request.since === undefined ? undefined : this.checkCursor(device, request.since);
+    if (since !== undefined) this.#acknowledge(device.id, since).catch(() => {});
+    // After the confirmations: what the device has got is not counted as offered once more.
+    if (isArrival) this.arrive(device);
+    const { taken, deferred, more } = pack(this.#leasable(device.id), request, (command) => request.sizeOf(command));
     const leaseMs = (device.limits.leaseSeconds ?? LEASE_SECONDS_DEFAULT) * SECOND_MS;
-    const commands = leasable
-      .slice(0, limit)
-      .map(({ id }) =>
-        this.#ledger.tryStep(id, { type: 'lease', transport: 'http', leaseMs, handover: this.#ledger.nextHandover() }),
-      )
-      .filter((command) => command !== undefined);
-    const more = leasable.length > limit;
-    return { commands, more, sleep: this.#sleep(device, more) };
+    const commands: Command[] = [];
+    for (const { id } of taken) {
+      const handover = this.#ledger.nextHandover();
+      const leased = this.#ledger.tryStep(id, { type: 'lease', transport: 'http', leaseMs, handover });
+      if (leased?.state === 'sent') commands.push(leased);
+    }
+    for (const deferral of deferred) this.#defer(deferral);
+    if (commands.length > 0) this.#changes.note(device.id);
+    return { commands, more, cursor: this.#cursorAfter(device, commands, request.since), sleep: this.sleep(device, more) };
   }
 
-  #sleep(device: Device, more: boolean): Sleep {
+  /**
+   * The device has what the cursor stands for and nothing that was handed over after it: confirms the one, and offers the other again at once. Resolves when
+   * durable, rejects with `storage_unavailable`; throws `invalid_cursor` before anything changes. `at` names where the cursor was given.
+   */
+  confirmThrough(device: Device, since: string, at = 'query.since'): Promise<void> {
+    return this.#acknowledge(device.id, this.checkCursor(device, since, at));
+  }
+
+  /** Throws `invalid_cursor` for a cursor that this device was not given here, or one from the future: State was set back under it. */
+  checkCursor(device: Device, since: string, at = 'query.since'): Cursor {
+    const cursor = cursorOfText(device, since, this.#digest, at);
+    if (cursor.through >= this.#ledger.nextHandover()) throw wrongCursor('is of a later time than this server knows of', at);
+    return cursor;
+  }
+
+  /** The text of a cursor of this device. */
+  cursorOf(device: Device, cursor: Cursor): string {
+    return cursorText(device, cursor, this.#digest);
+  }
+
+  /**
+   * Entity tag and time of the last change of what would be handed over now, from memory. What does not fit into one kind of answer may fit into another:
+   * `variant` names the kind, and makes for another tag where there is something.
+   */
+  tag(device: Device, variant = ''): { etag: string; lastChangeAt: number } {
+    const lastChangeAt = this.#changes.lastChangeAt(device.id);
+    const leasable = this.#leasable(device.id);
+    if (leasable.length === 0) return { etag: NOTHING_TAG, lastChangeAt };
+    const text = leasable.map(({ id, attempts }) => `${id} ${attempts}`).join();
+    return { etag: `W/"${hash('sha256', `${variant} ${text}`, 'base64url').slice(0, TAG_CHARS)}"`, lastChangeAt };
+  }
+
+  hasLeasable(deviceId: string): boolean {
+    const now = this.#clock.now();
+    return this.#ledger.book.of(deviceId).some((command) => isLeasable(command, now));
+  }
+
+  /** An answer with these commands, as leased for it, never left: they are offered again at once, and the attempt does not count. */
+  release(commands: readonly Command[]): void {
+    for (const { id, handover } of commands) {
+      if (this.#ledger.book.get(id)?.handover === handover) this.#ledger.tryStep(id, { type: 'release' });
+    }
+  }
+
+  /** Until when the device may sleep. */
+  sleep(device: Device, more: boolean): Sleep {
     const now = this.#clock.now();
     if (more) return { untilSeconds: 0, wakeAt: now, reason: 'pending' };
     const scheduled = device.wake && nextWakeAt(device.wake, now, now);
     const wakeAt = scheduled ?? now + POLL_SECONDS_DEFAULT * SECOND_MS;
     return { untilSeconds: Math.max(1, Math.ceil((wakeAt - now) / SECOND_MS)), wakeAt, reason: 'schedule' };
+  }
+
+  #leasable(deviceId: string): Command[] {
+    const open = this.#ledger.book.of(deviceId);
+    if (open.length === 0) return [];
+    const now = this.#clock.now();
+    return open.filter((command) => isLeasable(command, now));
+  }
+
+  /** A lapse in between changes nothing: what arrived stays confirmable by its number until it is handed over anew. */
+  async #acknowledge(deviceId: string, { way, after, through }: Cursor): Promise<void> {
+    const durable: Promise<void>[] = [];
+    for (const { id, state, transport, handover = 0 } of [...this.#ledger.book.of(deviceId)]) {
+      const isOpen = state === 'queued' || state === 'sent';
+      if (isOpen && transport === way && handover > after && handover <= through) {
+        durable.push(this.#ledger.step(id, { type: 'confirm', transport: way }).durable);
+      } else if (state === 'sent' && handover > through && (transport === 'http' || transport === way)) {
+        // An answer by HTTP that came would have been told of. Of events only an older event's id says that they did not come.
+        this.#ledger.tryStep(id, { type: 'lapse' });
+      }
+    }
+    await Promise.all(durable);
+  }
+
+  #defer({ item, reason, bytes, bytesMax }: PackingDeferral<Command>): void {
+    const had = item.deferral;
+    if (had?.reason === reason && had.bytes === bytes && had.bytesMax === bytesMax) return;
+    const sizes = { ...(bytes !== undefined && { bytes }), ...(bytesMax !== undefined && { bytesMax }) };
+    this.#ledger.tryStep(item.id, { type: 'defer', reason, ...sizes });
+  }
+
+  /** The cursor of an answer without commands is the one the device has, or one that stands for nothing. */
+  #cursorAfter(device: Device, commands: readonly Command[], since: string | undefined): string {
+    const first = commands[0]?.handover;
+    const through = commands.at(-1)?.handover;
+    if (first !== undefined && through !== undefined) return this.cursorOf(device, { way: 'http', after: first - 1, through });
+    if (since !== undefined) return since;
+    const now = this.#ledger.nextHandover();
+    return this.cursorOf(device, { way: 'http', after: now, through: now });
   }
 }

@@ -1,20 +1,17 @@
 import { Type } from 'typebox';
 import { reportCommand } from '../../broker/commands/report-command.ts';
-import { commandMessage } from '../../devices/command-message.ts';
 import { COMMAND_STATES } from '../../devices/command.ts';
 import { parseJson } from '../../devices/json.ts';
 import { parseReport, REPORT_STATES } from '../../devices/report.ts';
 import type { Api, ApiParts } from '../api-parts.ts';
 import { deviceAuth, deviceOf } from '../auth-device.ts';
+import { DevicePoll } from '../device-poll.ts';
 import { BODY_BYTES_MAX, mediaTypeOf, octetsOf, wrongMediaType } from '../json-body.ts';
 import { BY_DEVICE, guardedProblems, noContent, TAGS, timeSchema } from '../openapi.ts';
-import { rfc3339 } from '../times.ts';
+import { pullParameters, WAIT_SECONDS_MAX } from '../pull-parameters.ts';
 import { bodyDecodedByRoute } from '../validation.ts';
 
 /** Commands by HTTP: a device pulls what is queued for it and reports what came of it. */
-const PULL_DEFAULT = 10;
-const PULL_MAX = 100;
-
 const messageSchema = Type.Object(
   {
     id: Type.String(),
@@ -48,6 +45,14 @@ const sleepSchema = Type.Object({
   reason: Type.Enum(['schedule', 'pending']),
 });
 
+/** What every answer with commands has. */
+export const pulledFields = {
+  commands: Type.Array(messageSchema),
+  more: Type.Boolean({ description: 'There is more that fits into such an answer: come again at once' }),
+  cursor: Type.String({ description: 'Give it as `since` when you next come' }),
+  sleep: sleepSchema,
+};
+
 const reportSchema = Type.Object(
   {
     state: Type.Enum([...REPORT_STATES]),
@@ -59,7 +64,7 @@ const reportSchema = Type.Object(
 );
 
 export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
-  const { pull, presence, ledger, metrics } = parts;
+  const { presence, ledger, metrics } = parts;
   const onRequest = deviceAuth(parts);
   const tags = [TAGS.wire];
   const reports = metrics.messages.labels('http', 'report');
@@ -73,29 +78,42 @@ export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
         security: BY_DEVICE,
         operationId: 'pullCommands',
         summary: 'Pull commands',
-        description:
-          'Leases what is queued, the most urgent first. Carry each out once (its `id` tells a repeat) and report; what is not reported in time is ' +
-          'handed out again. 204 when there is none, with `Retry-After` from the schedule of the device.',
+        description: [
+          'Leases what is queued, the most urgent first. Carry each out once (its `id` tells a repeat) and report; what is not confirmed in time is ' +
+            'handed out again. Your report confirms a command, and so does the `cursor` of its answer, given as `since` with the next poll. 204 when there is none, with ' +
+            '`Retry-After` from the schedule of the device.',
+          'With `wait` the poll waits for a command. With `If-None-Match` or `If-Modified-Since` from an earlier `ETag` or `Last-Modified` the answer is 304 when nothing ' +
+            'has changed; with `wait` as well, it waits for a change.',
+        ].join('\n\n'),
         querystring: Type.Object(
-          { limit: Type.Optional(Type.Integer({ minimum: 1, maximum: PULL_MAX, default: PULL_DEFAULT })) },
+          {
+            ...pullParameters,
+            wait: Type.Optional(
+              Type.Integer({
+                minimum: 0,
+                maximum: WAIT_SECONDS_MAX,
+                default: 0,
+                description: 'Seconds to wait for a command when there is none',
+              }),
+            ),
+          },
           { additionalProperties: false },
         ),
+        headers: Type.Object({
+          'if-none-match': Type.Optional(Type.String({ description: 'One or more tags; compared weakly' })),
+          'if-modified-since': Type.Optional(Type.String()),
+        }),
         response: {
-          200: Type.Object(
-            { commands: Type.Array(messageSchema), more: Type.Boolean(), sleep: sleepSchema },
-            { description: 'Leased' },
-          ),
+          200: Type.Object(pulledFields, {
+            description: 'Leased. In CBOR where `Accept` says `application/cbor`; `payload` is then octets',
+          }),
           204: noContent('Nothing is queued; sleep for `Retry-After` seconds'),
-          ...guardedProblems(),
+          304: noContent('Nothing has changed since; sleep for `Retry-After` seconds'),
+          ...guardedProblems('invalid_cursor', 'storage_unavailable'),
         },
       },
     },
-    (request, reply) => {
-      const { commands, more, sleep } = pull.lease(deviceOf(request), request.query.limit ?? PULL_DEFAULT);
-      reply.header('retry-after', sleep.untilSeconds);
-      if (commands.length === 0) void reply.code(204).send();
-      else void reply.send({ commands: commands.map(commandMessage), more, sleep: { ...sleep, wakeAt: rfc3339(sleep.wakeAt) } });
-    },
+    (request, reply) => new DevicePoll(parts, request, reply, request.query).begin(),
   );
 
   app.post(
