@@ -28,6 +28,8 @@ export const labelsSchema = Type.Record(Type.String({ pattern: '^[A-Za-z0-9._/-]
   description: 'Names and values to filter by',
 });
 
+/** No command's message is as large as this. */
+const PUSH_BYTES_MAX = 1024 * 1024;
 const WAKE_SECONDS_MAX = 31_536_000;
 const bounds = {
   minSeconds: Type.Optional(
@@ -76,6 +78,14 @@ export const deviceLimitsSchema = Type.Object(
     ),
     leaseSeconds: Type.Optional(
       Type.Integer({ minimum: 1, maximum: 86_400, description: 'How long a hand-over waits for its confirmation' }),
+    ),
+    pushBytes: Type.Optional(
+      Type.Integer({
+        minimum: 0,
+        maximum: PUSH_BYTES_MAX,
+        description:
+          'Commands whose message takes more octets are not pushed: they wait for a pull, of which the device is notified',
+      }),
     ),
     tsAheadSeconds: Type.Optional(
       Type.Integer({ minimum: 0, maximum: 31_536_000, description: "How far ahead a reading's own ts may be" }),
