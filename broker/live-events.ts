@@ -8,13 +8,7 @@ import type { MetricValue } from '../devices/telemetry.ts';
  * are only good within one run of the server.
  */
 export type LiveEvent =
-  | {
-      readonly type: 'telemetry';
-      readonly deviceId: string;
-      /** Epoch nanoseconds as text. */
-      readonly timeNs: string;
-      readonly values: Readonly<Record<string, MetricValue>>;
-    }
+  | TelemetryEvent
   | {
       readonly type: 'command';
       readonly deviceId: string;
@@ -30,6 +24,14 @@ export type LiveEvent =
       readonly from: PresenceState;
       readonly presence: Presence;
     };
+
+export type TelemetryEvent = {
+  readonly type: 'telemetry';
+  readonly deviceId: string;
+  /** Epoch nanoseconds as text. */
+  readonly timeNs: string;
+  readonly values: Readonly<Record<string, MetricValue>>;
+};
 
 export type LiveEventType = LiveEvent['type'];
 export const LIVE_EVENT_TYPES = ['telemetry', 'command', 'presence'] as const;
@@ -67,6 +69,12 @@ export class LiveEvents {
     if (this.#listeners.size === 0) return;
     const numbered = { sequence: this.#sequence, event };
     for (const listener of this.#listeners) listener(numbered);
+  }
+
+  /** Samples in the order in which they were taken. */
+  publishTelemetry(samples: readonly Omit<TelemetryEvent, 'type'>[]): void {
+    if (!this.#wantsTelemetry()) return this.#leaveGap();
+    for (const { deviceId, timeNs, values } of samples) this.publish({ type: 'telemetry', deviceId, timeNs, values });
   }
 
   /** Number of the newest event; 0 before the first. */

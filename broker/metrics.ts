@@ -1,21 +1,47 @@
 import { Counter, Gauge, Histogram, Registry, collectDefaultMetrics } from 'prom-client';
 
+/** A count that goes up with every message, and so is a plain number until `/metrics` is asked. */
+class Tally {
+  count = 0;
+
+  inc(by = 1): void {
+    this.count += by;
+  }
+}
+
+class Tallies {
+  readonly #labelNames: readonly string[];
+  readonly #tallies: { readonly labels: Record<string, string>; readonly tally: Tally }[] = [];
+
+  constructor(registry: Registry, name: string, help: string, labelNames: readonly string[]) {
+    this.#labelNames = labelNames;
+    const tallies = this.#tallies;
+    new Counter({
+      name,
+      help,
+      labelNames: [...labelNames],
+      registers: [registry],
+      collect() {
+        this.reset();
+        for (const { labels, tally } of tallies) this.inc(labels, tally.count);
+      },
+    });
+  }
+
+  /** A tally with these values of the labels, in their order; call it once and keep what it gives. */
+  labels(...values: readonly string[]): Tally {
+    const tally = new Tally();
+    this.#tallies.push({ labels: Object.fromEntries(this.#labelNames.map((name, i) => [name, values[i] ?? ''])), tally });
+    return tally;
+  }
+}
+
 /** What `/metrics` shows (Prometheus). Gauges read their sources when they are asked. */
 export class Metrics {
   readonly registry = new Registry();
 
-  readonly messages = new Counter({
-    name: 'downlink_messages_total',
-    help: 'Messages taken from devices',
-    labelNames: ['transport', 'kind'] as const,
-    registers: [this.registry],
-  });
-  readonly readings = new Counter({
-    name: 'downlink_readings_total',
-    help: 'Readings made durable',
-    labelNames: ['transport'] as const,
-    registers: [this.registry],
-  });
+  readonly messages = new Tallies(this.registry, 'downlink_messages_total', 'Messages taken from devices', ['transport', 'kind']);
+  readonly readings = new Tallies(this.registry, 'downlink_readings_total', 'Readings made durable', ['transport']);
   readonly rejects = new Counter({
     name: 'downlink_rejects_total',
     help: 'Messages of devices that were refused',

@@ -39,6 +39,12 @@ export function parseTelemetry(message: unknown): Sample[] {
   return samples;
 }
 
+export function readingsIn(samples: readonly Sample[]): number {
+  let count = 0;
+  for (const { values } of samples) for (const _ in values) count += 1;
+  return count;
+}
+
 function parseSample(given: unknown, at: string, readingsLeft: number): { sample: Sample; count: number } {
   if (!isObject(given))
     throw fault(at, 'a sample is an object such as {"temperature":21.5} or {"ts":1700000000000,"values":{"temperature":21.5}}');

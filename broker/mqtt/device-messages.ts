@@ -1,7 +1,7 @@
 import type { Device } from '../../devices/device.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import { parseReport } from '../../devices/report.ts';
-import { MESSAGE_BYTES_MAX, parseTelemetry } from '../../devices/telemetry.ts';
+import { MESSAGE_BYTES_MAX, parseTelemetry, readingsIn, type Sample } from '../../devices/telemetry.ts';
 import { parseUpTopic, type UpTopic } from '../../devices/topics.ts';
 import { parseJson } from '../../devices/json.ts';
 import type { CommandLedger } from '../commands/command-ledger.ts';
@@ -34,6 +34,8 @@ export class DeviceMessages {
   readonly #telemetryMessages;
   readonly #reportMessages;
   readonly #readings;
+  /** Readings that become durable with one promise. */
+  #together: { readonly durable: Promise<void>; readings: number } | undefined;
 
   constructor(registry: DeviceRegistry, ingest: Ingest, ledger: CommandLedger, rejects: Rejects, metrics: Metrics) {
     this.#registry = registry;
@@ -56,6 +58,32 @@ export class DeviceMessages {
     } catch (thrown) {
       return this.#refuse(deviceId, topic, payload, thrown);
     }
+  }
+
+  /**
+   * Telemetry without fault, while there is room for it: the promise of its durability, which all that is written together shares.
+   * Undefined where `take` is to judge.
+   */
+  takeTogether(deviceId: string, text: string): Promise<void> | undefined {
+    let samples: Sample[];
+    let durable: Promise<void>;
+    try {
+      samples = parseTelemetry(JSON.parse(text));
+      durable = this.#ingest.takeTogether(this.#registry.get(deviceId), samples);
+    } catch {
+      return undefined;
+    }
+    this.#telemetryMessages.inc();
+    if (this.#together?.durable !== durable) {
+      const together = { durable, readings: 0 };
+      this.#together = together;
+      durable.then(
+        () => this.#readings.inc(together.readings),
+        () => {},
+      );
+    }
+    this.#together.readings += readingsIn(samples);
+    return durable;
   }
 
   #takeAs(up: UpTopic, deviceId: string, payload: Buffer, changes: readonly Change[]): Promise<unknown> {

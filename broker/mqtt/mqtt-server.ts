@@ -5,7 +5,7 @@ import type { Logger } from 'pino';
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import { isDeviceId } from '../../devices/device.ts';
 import { MESSAGE_BYTES_MAX } from '../../devices/telemetry.ts';
-import { commandsTopic, errorsTopic, isDownTopic } from '../../devices/topics.ts';
+import { commandsTopic, errorsTopic, isDownTopic, telemetryTopic } from '../../devices/topics.ts';
 import type { CommandLedger } from '../commands/command-ledger.ts';
 import type { Dispatcher } from '../commands/dispatcher.ts';
 import type { Metrics } from '../metrics.ts';
@@ -16,7 +16,8 @@ import type { Change } from '../store/state.ts';
 import { devicePersistence, type DevicePersistence } from './device-persistence.ts';
 import { DeviceSession } from './device-session.ts';
 import type { JournalRoom } from './journal-room.ts';
-import { guardPacketSize } from './packet-size-guard.ts';
+import { readPackets } from './packet-reader.ts';
+import { QuickTelemetry } from './quick-telemetry.ts';
 import type { ReceivedMessages } from './received-messages.ts';
 
 /**
@@ -114,10 +115,26 @@ export class MqttServer {
     stream.once('close', () => this.#sockets.delete(stream));
     const client = this.#aedes.handle(stream);
     stream.once('close', () => this.#end(client));
-    guardPacketSize(stream, client, PACKET_BYTES_MAX, () => {
-      this.#parts.metrics.rejects.inc({ transport: 'mqtt', code: 'body_too_large' });
-      this.#parts.log.info({ device: client.id }, `MQTT: cut for a packet of more than ${PACKET_BYTES_MAX} bytes`);
+    let telemetry: QuickTelemetry | undefined;
+    readPackets(client, {
+      packetBytesMax: PACKET_BYTES_MAX,
+      onTooLong: () => {
+        this.#parts.metrics.rejects.inc({ transport: 'mqtt', code: 'body_too_large' });
+        this.#parts.log.info({ device: client.id }, `MQTT: cut for a packet of more than ${PACKET_BYTES_MAX} bytes`);
+        stream.destroy();
+      },
+      takePublish: (octets, from, to) => {
+        telemetry ??= this.#quickTelemetryOf(client);
+        return telemetry?.take(octets, from, to) ?? false;
+      },
     });
+  }
+
+  #quickTelemetryOf(client: Client): QuickTelemetry | undefined {
+    const session = this.#sessions.get(client);
+    if (session === undefined) return undefined;
+    const topic = telemetryTopic(session.deviceId);
+    return new QuickTelemetry(session, this.#parts.messages, (error) => this.#tell(client, topic, error));
   }
 
   /** Closes the device's connections at once; their wills are not published. */

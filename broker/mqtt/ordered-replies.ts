@@ -18,6 +18,7 @@ export class OrderedReplies<T> {
   readonly #slots: Slot<T>[] = [];
   #first = 0;
   #next = 0;
+  #slotsTaken = 0;
 
   constructor(activeMax: number) {
     this.#activeMax = activeMax;
@@ -27,8 +28,19 @@ export class OrderedReplies<T> {
     return this.#slots.length - this.#first;
   }
 
+  /** How many slots have been taken in all. */
+  get slots(): number {
+    return this.#slotsTaken;
+  }
+
+  /** How many pieces of work are yet to be started. */
+  get waiting(): number {
+    return this.#slots.length - this.#next;
+  }
+
   /** `work` must not reject. */
   run(work: () => Promise<T>, reply: (answer: T) => void): void {
+    this.#slotsTaken += 1;
     this.#slots.push({ work, reply, answer: undefined, isAnswered: false });
     this.#startNext();
   }

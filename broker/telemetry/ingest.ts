@@ -1,6 +1,6 @@
 import { SECOND_MS, type Clock } from '../../devices/clock.ts';
 import { TS_AHEAD_SECONDS_DEFAULT, TS_BEHIND_SECONDS_DEFAULT, type Device } from '../../devices/device.ts';
-import type { Sample } from '../../devices/telemetry.ts';
+import { readingsIn, type Sample } from '../../devices/telemetry.ts';
 import type { LiveEvents } from '../live-events.ts';
 import { telemetryLine } from '../store/line-protocol.ts';
 import type { Change, State } from '../store/state.ts';
@@ -16,8 +16,16 @@ import type { LatestValues } from './latest-values.ts';
 const MICROS_PER_MS = 1_000;
 const NO_CHANGES: readonly Change[] = [];
 
-type Row = { readonly values: Sample['values']; readonly timeNs: string; readonly givenTs?: number };
+type Row = {
+  readonly deviceId: string;
+  readonly values: Sample['values'];
+  readonly timeNs: string;
+  readonly givenTs: number | undefined;
+};
 type Rows = { readonly rows: readonly Row[]; readonly lines: readonly string[]; readonly lastGivenMicros: number };
+
+/** What becomes durable with the same promise. */
+type Batch = { readonly durable: Promise<void>; readonly rows: Row[] };
 
 export class Ingest {
   readonly #state: State;
@@ -27,6 +35,7 @@ export class Ingest {
   readonly #mark: TimeMark;
   /** Last server-given time of each device, epoch microseconds. */
   readonly #lastMicros = new Map<string, number>();
+  #batch: Batch | undefined;
 
   constructor(state: State, events: LiveEvents, latest: LatestValues, clock: Clock, mark: TimeMark) {
     this.#state = state;
@@ -38,7 +47,14 @@ export class Ingest {
 
   /** Resolves with the number of readings taken, `changes` being made with them. Throws `journal_full` or `storage_unavailable`, and then nothing of it was taken. */
   take(device: Device, samples: readonly Sample[], changes: readonly Change[] = NO_CHANGES): Promise<number> {
-    return this.#commit(device.id, this.#rowsOf(device, samples, 0), changes);
+    return this.#commit(this.#rowsOf(device, samples, 0), changes).then(() => readingsIn(samples));
+  }
+
+  /** `take` for the many: throws at once when there is no room, and gives one promise to all that is written together. */
+  takeTogether(device: Device, samples: readonly Sample[]): Promise<void> {
+    const rows = this.#rowsOf(device, samples, 0);
+    this.#state.assertRoom(rows.lines);
+    return this.#commit(rows, NO_CHANGES);
   }
 
   /**
@@ -48,46 +64,53 @@ export class Ingest {
   prepare(device: Device, samples: readonly Sample[], shiftMs: number): () => Promise<number> {
     const rows = this.#rowsOf(device, samples, shiftMs);
     this.#state.assertRoom(rows.lines);
-    return () => (samples.length === 0 ? Promise.resolve(0) : this.#commit(device.id, rows, NO_CHANGES));
+    return () => (samples.length === 0 ? Promise.resolve(0) : this.#commit(rows, NO_CHANGES).then(() => readingsIn(samples)));
   }
 
   #rowsOf(device: Device, samples: readonly Sample[], shiftMs: number): Rows {
     const now = this.#clock.now();
     const { earliest, latest } = tsBoundsOf(device, now);
     let lastGivenMicros = 0;
-    const rows = samples.map(({ ts: givenTs, values }): Row => {
-      const ts = givenTs === undefined ? undefined : givenTs + shiftMs;
-      const isInBounds = ts !== undefined && ts > 0 && ts <= latest && ts >= earliest;
+    const rows: Row[] = [];
+    const lines: string[] = [];
+    for (const { ts, values } of samples) {
+      const shifted = ts === undefined ? undefined : ts + shiftMs;
+      const isInBounds = shifted !== undefined && shifted > 0 && shifted <= latest && shifted >= earliest;
       if (!isInBounds) lastGivenMicros = this.#nextMicros(device.id, now);
-      const timeNs = isInBounds ? `${ts}000000` : `${lastGivenMicros}000`;
-      return givenTs === undefined || (isInBounds && shiftMs === 0) ? { values, timeNs } : { values, timeNs, givenTs };
-    });
-    const lines = rows.map((row) => telemetryLine(device.id, row.values, row.timeNs, row.givenTs));
+      const timeNs = isInBounds ? `${shifted}000000` : `${lastGivenMicros}000`;
+      const givenTs = isInBounds && shiftMs === 0 ? undefined : ts;
+      rows.push({ deviceId: device.id, values, timeNs, givenTs });
+      lines.push(telemetryLine(device.id, values, timeNs, givenTs));
+    }
     return { rows, lines, lastGivenMicros };
   }
 
-  #commit(deviceId: string, { rows, lines, lastGivenMicros }: Rows, changes: readonly Change[]): Promise<number> {
+  #commit({ rows, lines, lastGivenMicros }: Rows, changes: readonly Change[]): Promise<void> {
     const mark = lastGivenMicros === 0 ? NO_CHANGES : this.#mark.changesFor(lastGivenMicros);
-    return this.#state.commit(mark.length === 0 ? changes : [...changes, ...mark], lines).then(
-      () => this.#taken(deviceId, rows),
-      (error: unknown) => {
-        this.#mark.unsure();
-        throw error;
-      },
+    const durable = this.#state.commit(mark.length === 0 ? changes : [...changes, ...mark], lines);
+    const batch = this.#batch?.durable === durable ? this.#batch : this.#begin(durable);
+    for (const row of rows) batch.rows.push(row);
+    return durable;
+  }
+
+  /** What becomes durable is known to be before anybody who waits for it goes on. */
+  #begin(durable: Promise<void>): Batch {
+    const batch: Batch = { durable, rows: [] };
+    this.#batch = batch;
+    durable.then(
+      () => this.#taken(batch.rows),
+      () => this.#mark.unsure(),
     );
+    return batch;
   }
 
   forget(deviceId: string): void {
     this.#lastMicros.delete(deviceId);
   }
 
-  #taken(deviceId: string, rows: readonly Row[]): number {
-    let count = 0;
-    for (const { values, timeNs, givenTs } of rows) {
-      count += this.#latest.note(deviceId, values, timeNs, givenTs);
-      this.#events.publish({ type: 'telemetry', deviceId, timeNs, values });
-    }
-    return count;
+  #taken(rows: readonly Row[]): void {
+    for (const { deviceId, values, timeNs, givenTs } of rows) this.#latest.note(deviceId, values, timeNs, givenTs);
+    this.#events.publishTelemetry(rows);
   }
 
   /** Never the same twice, also when the clock steps back, and across a restart. */

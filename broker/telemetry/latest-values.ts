@@ -5,7 +5,7 @@ import type { History, Point } from '../store/history.ts';
  * The newest reading of each metric at hand in memory. What came in before this run of the server is fetched from History once a device,
  * when it is first asked for.
  */
-type Newest = { readonly timeNs: string; readonly value: MetricValue; readonly givenTs: number | undefined };
+type Newest = { timeNs: string; value: MetricValue; givenTs: number | undefined };
 type Known = { readonly newest: Map<string, Newest>; isFetched: boolean };
 
 export class LatestValues {
@@ -16,18 +16,21 @@ export class LatestValues {
     this.#history = history;
   }
 
-  /** `timeNs`: epoch nanoseconds as text. Gives the number of readings in `values`. */
-  note(deviceId: string, values: Sample['values'], timeNs: string, givenTs?: number): number {
+  /** `timeNs`: epoch nanoseconds as text. */
+  note(deviceId: string, values: Sample['values'], timeNs: string, givenTs?: number): void {
     const { newest } = this.#known(deviceId);
-    let count = 0;
     for (const metric in values) {
-      count += 1;
       const value = values[metric];
+      if (value === undefined) continue;
       const had = newest.get(metric);
-      if (value === undefined || (had !== undefined && isLater(had.timeNs, timeNs))) continue;
-      newest.set(metric, { timeNs, value, givenTs });
+      if (had === undefined) {
+        newest.set(metric, { timeNs, value, givenTs });
+      } else if (!isLater(had.timeNs, timeNs)) {
+        had.timeNs = timeNs;
+        had.value = value;
+        had.givenTs = givenTs;
+      }
     }
-    return count;
   }
 
   /** True once what History had was fetched; the caller of `of` sees to it that History is caught up before. */
