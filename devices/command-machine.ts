@@ -49,14 +49,6 @@ export function transition(command: Command, event: CommandEvent, now: number): 
       return command.state === 'queued'
         ? end(command, 'cancelled', now, { error: `condition_failed: ${event.message}` })
         : command;
-    case 'release':
-      return release(command, now);
-    case 'defer':
-      return defer(command, event, now);
-    case 'fail_condition':
-      return command.state === 'queued'
-        ? end(command, 'cancelled', now, { error: `condition_failed: ${event.message}` })
-        : command;
     case 'confirm':
       return confirm(command, event.transport, now);
     case 'report':
@@ -128,7 +120,6 @@ function lease(
     state: 'sent',
     attempts: command.attempts + 1,
     transport: event.transport,
-    handover: event.handover,
     sentAt: now,
     handover: event.handover,
     leaseUntil: now + event.leaseMs,
@@ -161,20 +152,6 @@ function defer(command: Command, { reason, bytes, bytesMax }: Omit<Deferral, 'at
   if (had?.reason === reason && had.bytes === bytes && had.bytesMax === bytesMax) return command;
   const sizes = { ...(bytes !== undefined && { bytes }), ...(bytesMax !== undefined && { bytesMax }) };
   return { ...command, deferral: { reason, at: now, ...sizes } };
-}
-
-/** A hand-over that never left the server is none: it lapses, and its attempt is given back. */
-function release(command: Command, now: number): Command {
-  if (command.state !== 'sent') return command;
-  return lapse({ ...command, attempts: command.attempts - 1 }, now);
-}
-
-function defer(command: Command, { reason, bytes, bytesMax }: Omit<Deferral, 'at'>, now: number): Command {
-  if (command.state !== 'queued') return command;
-  const { deferral: had } = command;
-  if (had !== undefined && had.reason === reason && had.bytes === bytes && had.bytesMax === bytesMax) return command;
-  const deferral = { reason, at: now, ...(bytes !== undefined && { bytes }), ...(bytesMax !== undefined && { bytesMax }) };
-  return { ...command, deferral };
 }
 
 function confirm(command: Command, transport: Transport, now: number): Command | CommandRefusal {
