@@ -134,6 +134,42 @@ describe('what is committed in one turn', () => {
   });
 });
 
+describe('what is written together', () => {
+  test('has one value a key and one row a thing, the last, and makes no others', async () => {
+    const made: string[] = [];
+    const make = (text: string) => (): string => {
+      made.push(text);
+      return text;
+    };
+    await Promise.all([
+      state.commit([{ put: 'k', value: make('sent') }], [{ of: 'c1', row: make('c state="sent" 1') }, 'e to="sent" 2']),
+      state.commit([{ put: 'k', value: make('failed') }], [{ of: 'c1', row: make('c state="failed" 1') }, 'e to="failed" 3']),
+      state.commit([{ put: 'gone', value: make('gone') }], []),
+      state.commit([{ del: 'gone' }], []),
+    ]);
+    expect(made.toSorted()).toEqual(['c state="failed" 1', 'failed']);
+    expect(await state.get('k')).toBe('failed');
+    expect(await state.get('gone')).toBeUndefined();
+    const lines = (await state.journal.read(0, 1_000))?.lines.toString();
+    expect(lines?.split('\n').toSorted()).toEqual(['', 'c state="failed" 1', 'e to="failed" 3', 'e to="sent" 2']);
+  });
+
+  test('takes along what rides, which otherwise goes by itself in a while, and at a stop', async () => {
+    const order: string[] = [];
+    const rides = state.ride([{ put: 'ride/1', value: '1' }], ['m f=1 1']).then(() => order.push('rides'));
+    await state.commit([], ['m f=2 2']).then(() => order.push('commit'));
+    await rides;
+    expect(order).toEqual(['rides', 'commit']);
+    expect(state.journal.head).toBe(1);
+    await state.ride([{ put: 'ride/2', value: '2' }], []);
+    expect(await state.get('ride/2')).toBe('2');
+    void state.ride([{ put: 'ride/3', value: '3' }], []);
+    await state.close();
+    state = await open();
+    expect(await keysOf('ride/')).toEqual(['ride/1', 'ride/2', 'ride/3']);
+  });
+});
+
 describe('the journal', () => {
   const text = async (after: number, bytesMax = 1_000_000): Promise<string | undefined> =>
     (await state.journal.read(after, bytesMax))?.lines.toString();

@@ -6,7 +6,7 @@ import { DownlinkError } from '../../devices/downlink-error.ts';
 import { Deadlines } from '../deadlines.ts';
 import type { LiveEvents } from '../live-events.ts';
 import { commandEventLine, commandLine } from '../store/line-protocol.ts';
-import type { Change, State } from '../store/state.ts';
+import type { Change, Entry, State } from '../store/state.ts';
 import type { TimeMark } from '../time-mark.ts';
 import { CommandBook } from './command-book.ts';
 import { commandChanges, endedCommand, openCommands } from './command-store.ts';
@@ -93,7 +93,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
 
   /** Makes a new command durable, with `changes` that belong to it, and only then lets it be leased. */
   async add(command: Command, changes: readonly Change[]): Promise<void> {
-    const rows = this.#rows(command, 'none');
+    const rows = [commandLine(command), this.#eventRow(command, 'none')];
     await this.#commit([...commandChanges(command), ...changes], rows, 'bounded');
     this.book.put(command);
     this.#deadlines.set(command.id, nextDeadlineAt(command, this.#clock.now()));
@@ -152,9 +152,11 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     const { id } = command;
     // Wakes and deferrals are kept in State alone: History has a row for each change of state.
     const isStateAlone = event.type === 'wake' || event.type === 'defer';
-    const rows = command.state === from && isStateAlone ? [] : this.#rows(command, from);
+    const rows = command.state === from && isStateAlone ? [] : [rowOf(command), this.#eventRow(command, from)];
     if (isEnded(command)) this.#ending.set(id, command);
-    const durable = this.#commit(commandChanges(command), rows, 'exempt').then(() => {
+    // What nobody waits for is written with what somebody does: mostly with the confirmation or the report that follows.
+    const isUrgent = !isStateAlone && event.type !== 'lease';
+    const durable = this.#commit(commandChanges(command), rows, isUrgent ? 'exempt' : 'riding').then(() => {
       if (this.#ending.get(id) === command) this.#ending.delete(id);
       // What an earlier step could not write is written with this one; written later, it would bring back what is past.
       this.#unsaved.delete(id);
@@ -169,10 +171,11 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
   }
 
   /** With the mark of the latest time that anything here was given. */
-  async #commit(changes: readonly Change[], rows: readonly string[], bound: 'bounded' | 'exempt'): Promise<void> {
+  async #commit(changes: readonly Change[], rows: readonly Entry[], how: 'bounded' | 'exempt' | 'riding'): Promise<void> {
     const mark = this.#mark.changesFor(Number(this.#lastNs / NS_PER_MICRO));
+    const all = mark.length === 0 ? changes : [...changes, ...mark];
     try {
-      await this.#state.commit([...changes, ...mark], rows, bound);
+      await (how === 'riding' ? this.#state.ride(all, rows) : this.#state.commit(all, rows, how));
     } catch (error) {
       this.#mark.unsure();
       throw error;
@@ -183,9 +186,9 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     return this.book.get(id) ?? this.#ending.get(id) ?? this.#unsaved.get(id);
   }
 
-  #rows(command: Command, from: CommandState | 'none'): string[] {
+  #eventRow(command: Command, from: CommandState | 'none'): string {
     const timeNs = this.nextNs(this.#clock.now());
-    return [commandLine(command), commandEventLine(command, { from, transport: transportOf(command), timeNs })];
+    return commandEventLine(command, { from, transport: transportOf(command), timeNs });
   }
 
   #tell(command: Command, from: CommandState | 'none'): void {
@@ -229,7 +232,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
   }
 
   async #save(command: Command): Promise<void> {
-    await this.#state.commit(commandChanges(command), [commandLine(command)], 'exempt');
+    await this.#state.commit(commandChanges(command), [rowOf(command)], 'exempt');
     this.#unsaved.delete(command.id);
   }
 
@@ -243,6 +246,11 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
       this.#saveUnsaved().catch(() => this.#retryLater());
     }, UNSAVED_RETRY_MS).unref();
   }
+}
+
+/** Only the last of the rows that are written together is needed: it has all that the earlier ones have. */
+function rowOf(command: Command): Entry {
+  return { of: command.id, row: () => commandLine(command) };
 }
 
 function transportOf(command: Command): Transport | undefined {

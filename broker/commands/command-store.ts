@@ -17,7 +17,7 @@ const SWEPT_PER_COMMIT = 500;
 
 /** The changes that bring State to `command` as it now is. */
 export function commandChanges(command: Command): Change[] {
-  const value = JSON.stringify(command);
+  const value = (): string => JSON.stringify(command);
   if (!isEnded(command)) return [{ put: OPEN + command.id, value }];
   return [
     { del: OPEN + command.id },

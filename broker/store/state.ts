@@ -3,20 +3,29 @@
  *
  * Keys are text, `/` between their parts, the first naming the kind: `device/pump-1`. Values are JSON text.
  */
-export type Change = { readonly put: string; readonly value: string } | { readonly del: string };
+export type Change = { readonly put: string; readonly value: string | (() => string) } | { readonly del: string };
+
+/**
+ * A row of line protocol for the journal; or how to make one that takes the place of an earlier row `of` the same, where both are written together. What is
+ * a function, here or in a change, is called once, when it is written, and only if nothing later took its place.
+ */
+export type Entry = string | { readonly of: string; readonly row: () => string };
 
 export interface State {
   readonly journal: Journal;
 
   /**
-   * Applies `changes` and appends `entries` (line protocol, one row a string) to the journal: all of it or nothing, and durable
-   * when the promise resolves. Commits that arrive while one is being written share the next fsync; they resolve in order.
-   * Commits made in one turn, with no `await` between them, are one: after a crash all of them are there or none is.
+   * Applies `changes` and appends `entries` to the journal: all of it or nothing, and durable when the promise resolves. Commits that arrive while one is being written share the next fsync; they resolve in order.
+   * Commits made in one turn, with no `await` between them, are one: after a crash all of them are there or none is. Of changes
+   * of one key that are written together the last counts.
    * With neither it resolves once all earlier commits are durable. Throws `journal_full` when `entries` would pass the journal's
    * bound (steps of commands already accepted are `exempt`: refusing them would leave the record behind the truth), and
    * `storage_unavailable` when the disk refuses.
    */
-  commit(changes: readonly Change[], entries: readonly string[], bound?: 'bounded' | 'exempt'): Promise<void>;
+  commit(changes: readonly Change[], entries: readonly Entry[], bound?: 'bounded' | 'exempt'): Promise<void>;
+
+  /** An exempt commit that is in no hurry: it is written with the next one that is, or some milliseconds later by itself. */
+  ride(changes: readonly Change[], entries: readonly Entry[]): Promise<void>;
 
   /**
    * Throws what `commit` of `entries` would be refused with if it came now. What must not be half done, some of it in memory, asks

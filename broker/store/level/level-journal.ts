@@ -5,8 +5,6 @@ import type { Database } from './open-level.ts';
  * The journal inside the State's LevelDB: one record a group commit, under `journal/{sequence}/{bytes}/{writtenAt}`, so that a scan of keys
  * tells what is there. Writing is the State's: it puts records and trims into its own batches, and keeps the count beside them.
  */
-export type Operation = { type: 'put'; key: string; value: string } | { type: 'del'; key: string };
-
 const PREFIX = 'journal/';
 const COUNT_KEY = 'journal-count';
 const SEQUENCE_DIGITS = 16;
@@ -103,24 +101,25 @@ export class LevelJournal implements Journal {
     return this.#requestTrim(through);
   }
 
-  /** The operations that append `lines` and forget all up to `trimThrough`; `applied` is called once they are durable. */
-  async operations(lines: string, trimThrough: number, now: number): Promise<{ operations: Operation[]; applied: () => void }> {
-    const operations: Operation[] = [];
+  /** The changes that append `lines` and forget all up to `trimThrough`, by key; `applied` is called once they are durable. */
+  async changesFor(
+    lines: string,
+    trimThrough: number,
+    now: number,
+  ): Promise<{ changes: Map<string, string | undefined>; applied: () => void }> {
+    const changes = new Map<string, string | undefined>();
     const hasLines = lines.length > 0;
     const added = hasLines ? Buffer.byteLength(lines) : 0;
     const head = hasLines ? this.#head + 1 : this.#head;
-    if (hasLines) operations.push({ type: 'put', key: recordKey(head, added, now), value: lines });
+    if (hasLines) changes.set(recordKey(head, added, now), lines);
     let removed = 0;
     if (trimThrough > this.#tail) {
       for (const record of await this.#keys(this.#tail, Number.POSITIVE_INFINITY, trimThrough)) {
         removed += record.bytes;
-        operations.push({ type: 'del', key: record.key });
+        changes.set(record.key, undefined);
       }
     }
-    if (operations.length > 0) {
-      const count = JSON.stringify({ bytes: this.#bytes + added - removed, head });
-      operations.push({ type: 'put', key: COUNT_KEY, value: count });
-    }
+    if (changes.size > 0) changes.set(COUNT_KEY, JSON.stringify({ bytes: this.#bytes + added - removed, head }));
     const applied = (): void => {
       if (hasLines && this.#bytes === 0) this.#oldestAt = now;
       this.#bytes += added - removed;
@@ -128,7 +127,7 @@ export class LevelJournal implements Journal {
       this.#tail = Math.max(this.#tail, Math.min(trimThrough, head));
       if (hasLines) this.#listener();
     };
-    return { operations, applied };
+    return { changes, applied };
   }
 
   async #keys(after: number, limit: number, through = Number.MAX_SAFE_INTEGER, reverse = false): Promise<RecordKey[]> {

@@ -1,8 +1,8 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import type { Clock } from '../../../devices/clock.ts';
 import { DownlinkError } from '../../../devices/downlink-error.ts';
-import type { Change, Journal, State } from '../state.ts';
-import { LevelJournal, type Operation } from './level-journal.ts';
+import type { Change, Entry, Journal, State } from '../state.ts';
+import { LevelJournal } from './level-journal.ts';
 import { isOfDamage, openLevel, type Database } from './open-level.ts';
 
 /**
@@ -23,12 +23,16 @@ const ASIDE_PREFIX = 'unreadable/';
 const PROBE_KEY = 'meta/probe';
 const REOPEN_AFTER_MS = 1_000;
 const TRIM_WITHIN_MS = 200;
+const RIDE_WITHIN_MS = 20;
 const ENTRIES_A_READ = 1_000;
 
 /** What is written together shares one promise too: its callers go on in the order in which they came. */
 type Batch = {
-  readonly operations: Operation[];
+  /** By key, with the last value of each; undefined where it is deleted. */
+  readonly changes: Map<string, string | (() => string) | undefined>;
   readonly lines: string[];
+  /** The last row of each thing that has one at a time. */
+  readonly latest: Map<string, () => string>;
   lineChars: number;
   isWanted: boolean;
   readonly durable: Promise<void>;
@@ -42,7 +46,9 @@ function emptyBatch(): Batch {
     settle = { resolve, reject };
   });
   if (settle === undefined) throw new Error('bug: a promise starts at once');
-  return { operations: [], lines: [], lineChars: 0, isWanted: false, durable, ...settle };
+  // Whoever takes part handles it; perhaps nobody does.
+  durable.catch(() => {});
+  return { changes: new Map(), lines: [], latest: new Map(), lineChars: 0, isWanted: false, durable, ...settle };
 }
 
 export class LevelState implements State {
@@ -54,6 +60,7 @@ export class LevelState implements State {
   #next: Batch = emptyBatch();
   #trimThrough = 0;
   #trimming: NodeJS.Timeout | undefined;
+  #riding: NodeJS.Timeout | undefined;
   #writing: Promise<void> | undefined;
   #failure: DownlinkError | undefined;
   #closed = false;
@@ -80,21 +87,35 @@ export class LevelState implements State {
     return this.#journal;
   }
 
-  commit(changes: readonly Change[], entries: readonly string[], bound: 'bounded' | 'exempt' = 'bounded'): Promise<void> {
+  commit(changes: readonly Change[], entries: readonly Entry[], bound: 'bounded' | 'exempt' = 'bounded'): Promise<void> {
     const chars = charsOf(entries);
     const refusal = this.#refusalOf(bound === 'bounded' ? chars : 0);
     if (refusal !== undefined) return Promise.reject(refusal);
     // All that one turn commits must land in one batch: nothing between here and the end may wait.
+    const durable = this.#join(changes, entries, chars);
+    this.#next.isWanted = true;
+    this.#start();
+    return durable;
+  }
+
+  ride(changes: readonly Change[], entries: readonly Entry[]): Promise<void> {
+    const refusal = this.#refusalOf(0);
+    if (refusal !== undefined) return Promise.reject(refusal);
+    this.#riding ??= setTimeout(() => void this.commit([], []).catch(() => {}), RIDE_WITHIN_MS);
+    return this.#join(changes, entries, charsOf(entries));
+  }
+
+  #join(changes: readonly Change[], entries: readonly Entry[], chars: number): Promise<void> {
     const next = this.#next;
     for (const change of changes) {
-      next.operations.push(
-        'put' in change ? { type: 'put', key: change.put, value: change.value } : { type: 'del', key: change.del },
-      );
+      if ('put' in change) next.changes.set(change.put, change.value);
+      else next.changes.set(change.del, undefined);
     }
-    for (const entry of entries) next.lines.push(entry);
+    for (const entry of entries) {
+      if (typeof entry === 'string') next.lines.push(entry);
+      else next.latest.set(entry.of, entry.row);
+    }
     next.lineChars += chars;
-    next.isWanted = true;
-    this.#start();
     return next.durable;
   }
 
@@ -141,7 +162,7 @@ export class LevelState implements State {
 
   async close(): Promise<void> {
     if (this.#closed) return;
-    if (this.#trimming !== undefined) await this.commit([], []).catch(() => {});
+    if (this.#trimming !== undefined || this.#riding !== undefined) await this.commit([], []).catch(() => {});
     this.#closed = true;
     while (this.#writing !== undefined) await this.#writing;
     await this.#db.close();
@@ -172,11 +193,14 @@ export class LevelState implements State {
     const trimThrough = this.#trimThrough;
     this.#next = emptyBatch();
     clearTimeout(this.#trimming);
+    clearTimeout(this.#riding);
     this.#trimming = undefined;
+    this.#riding = undefined;
     try {
+      for (const row of batch.latest.values()) batch.lines.push(row());
       const lines = batch.lines.length === 0 ? '' : `${batch.lines.join('\n')}\n`;
-      const { operations, applied } = await this.#journal.operations(lines, trimThrough, this.#clock.now());
-      await this.#apply([...batch.operations, ...operations]);
+      const { changes, applied } = await this.#journal.changesFor(lines, trimThrough, this.#clock.now());
+      await this.#apply([batch.changes, changes]);
       applied();
       batch.resolve();
     } catch (error) {
@@ -185,18 +209,20 @@ export class LevelState implements State {
       // What came while this was being written is refused as well, rather than kept for who knows how long.
       const waiting = this.#next;
       this.#next = emptyBatch();
-      if (waiting.isWanted) waiting.reject(this.#failure);
+      waiting.reject(this.#failure);
       await this.#reopen();
     }
   }
 
   /** Chained, because an array of operations costs several times as much on its way to LevelDB. */
-  async #apply(operations: readonly Operation[]): Promise<void> {
-    if (operations.length === 0) return;
+  async #apply(all: readonly Batch['changes'][]): Promise<void> {
+    if (all.every(({ size }) => size === 0)) return;
     const batch = this.#db.batch();
-    for (const operation of operations) {
-      if (operation.type === 'put') batch.put(operation.key, operation.value);
-      else batch.del(operation.key);
+    for (const changes of all) {
+      for (const [key, value] of changes) {
+        if (value === undefined) batch.del(key);
+        else batch.put(key, typeof value === 'string' ? value : value());
+      }
     }
     await batch.write({ sync: true });
   }
@@ -232,9 +258,10 @@ export class LevelState implements State {
   }
 }
 
-function charsOf(entries: readonly string[]): number {
+/** Of rows that are made only when they are written nothing is known yet: they are of steps, which the bound does not hold up. */
+function charsOf(entries: readonly Entry[]): number {
   let chars = 0;
-  for (const entry of entries) chars += entry.length + 1;
+  for (const entry of entries) if (typeof entry === 'string') chars += entry.length + 1;
   return chars;
 }
 
