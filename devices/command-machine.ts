@@ -247,7 +247,7 @@ function end(
   now: number,
   outcome: Partial<Pick<Command, 'error' | 'result' | 'message' | 'late'>> = {},
 ): Command {
-  const { leaseUntil: _, reportBy: __, deferral: ___, ...rest } = command;
+  const { leaseUntil: _, reportBy: __, ...rest } = command;
   return { ...rest, ...outcome, state, finishedAt: now };
 }
 

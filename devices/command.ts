@@ -1,4 +1,3 @@
-import type { Condition } from './condition.ts';
 import type { JsonValue } from './json.ts';
 import type { MetricValue } from './telemetry.ts';
 
@@ -31,10 +30,19 @@ export type Transport = (typeof TRANSPORTS)[number];
 /** What ends the command well: the device's word, or that it has it. */
 export type Confirm = 'result' | 'delivery';
 
-export const DEFERRAL_REASONS = ['over_limit', 'over_max_bytes', 'larger_than_max_bytes', 'over_push_bytes'] as const;
+export const DEFERRAL_REASONS = [
+  'over_limit',
+  'over_max_bytes',
+  'larger_than_max_bytes',
+  'over_push_bytes',
+  'condition_unknown',
+] as const;
 export type DeferralReason = (typeof DEFERRAL_REASONS)[number];
 
-/** Why a queued command was not handed over although its device came: there was no room for it, so many `bytes` of `bytesMax`. */
+/**
+ * Why a queued command was not handed over although its device came: there was no room for it, so many `bytes` of `bytesMax`; or its condition
+ * could not be looked at, since History cannot be asked for the reading.
+ */
 export type Deferral = {
   readonly reason: DeferralReason;
   /** Epoch milliseconds. */
@@ -87,10 +95,6 @@ export type Command = {
   readonly condition?: Condition;
   readonly reportTimeoutSeconds: number;
   readonly maxAttempts: number;
-  /** What the device must still read at delivery. */
-  readonly condition?: Condition;
-  /** Ids of the commands whose place it took. */
-  readonly supersedes?: readonly string[];
   readonly queuedAt: number;
   /** `queuedAt` in nanoseconds, made unique per device: the time of its row in History. */
   readonly historyNs: string;
@@ -105,10 +109,6 @@ export type Command = {
   /** Of a command that was not handed over since: why not, the last time that the device came. */
   readonly deferral?: Deferral;
   readonly sentAt?: number;
-  /** Number of the last hand-over, ever growing; it stays when the hand-over lapses. */
-  readonly handover?: number;
-  /** Since a device came that did not take it; gone once it is handed over. */
-  readonly deferral?: Deferral;
   /** While sent: when the hand-over lapses. */
   readonly leaseUntil?: number;
   readonly deliveredAt?: number;

@@ -1,7 +1,7 @@
 import type { Command } from '../../devices/command.ts';
 import type { JsonValue } from '../../devices/json.ts';
 
-/** A `command` row of History as commandLine writes it, back to the Command that it was. `leaseUntil` and `reportBy` are State's alone. */
+/** A `command` row of History as commandLine writes it, back to the Command that it was. Deadlines and the number of the last hand-over are State's alone. */
 export type CommandRow = {
   readonly device: string;
   readonly name: string;
@@ -10,14 +10,18 @@ export type CommandRow = {
   readonly fields: Readonly<Record<string, unknown>>;
 };
 
+type StateAlone = 'leaseUntil' | 'reportBy' | 'handover';
+const JSON_FIELDS = ['params', 'result', 'condition', 'supersedes', 'deferral'] as const;
+type JsonField = (typeof JSON_FIELDS)[number];
+
 /** Undefined when the row has no id or state: somebody else's. */
 export function commandOfRow({ device, name, timeNs, fields }: CommandRow): Command | undefined {
   const { id, state } = fields;
   if (typeof id !== 'string' || typeof state !== 'string') return undefined;
-  // A row's fields merge and none can be taken away, so two that the state machine takes back are still there.
+  // A row's fields merge and none can be taken away, so those that the state machine takes back are still there.
   const saidByDevice = state === 'succeeded' || state === 'failed' || state === 'rejected';
   const isDelivered = isGiven(fields['delivered_ms']);
-  const command: { [Field in Exclude<keyof Command, 'params' | 'result' | 'leaseUntil' | 'reportBy'>]: unknown } = {
+  const command: { [Field in Exclude<keyof Command, JsonField | StateAlone>]: unknown } = {
     id,
     deviceId: device,
     name,
@@ -48,10 +52,11 @@ export function commandOfRow({ device, name, timeNs, fields }: CommandRow): Comm
     supersededBy: isDelivered ? undefined : fields['superseded_by'],
   };
   const given = Object.entries(command).filter(([, value]) => isGiven(value));
-  return { ...Object.fromEntries(given), ...jsonField('params', fields), ...jsonField('result', fields) } as Command;
+  const json = JSON_FIELDS.map((field) => (field === 'deferral' && isDelivered ? {} : jsonField(field, fields)));
+  return Object.assign(Object.fromEntries(given), ...json) as Command;
 }
 
-function jsonField(field: 'params' | 'result', fields: CommandRow['fields']): Partial<Command> {
+function jsonField(field: JsonField, fields: CommandRow['fields']): Partial<Record<JsonField, JsonValue>> {
   const text = fields[field];
   if (typeof text !== 'string') return {};
   try {

@@ -1,4 +1,4 @@
-import type { Command, CommandState, Transport } from '../../devices/command.ts';
+import { isEnded, type Command, type CommandState, type Transport } from '../../devices/command.ts';
 import type { Sample } from '../../devices/telemetry.ts';
 
 /**
@@ -48,6 +48,7 @@ export function commandLine(command: Command): string {
     integer('not_before_ms', command.notBefore),
     integer('expires_ms', command.expiresAt),
     integer('expires_wakes', command.expiresWakes),
+    json('condition', command.condition),
     integer('report_timeout_s', command.reportTimeoutSeconds),
     integer('max_attempts', command.maxAttempts),
     integer('attempts', command.attempts),
@@ -65,6 +66,9 @@ export function commandLine(command: Command): string {
     text('error', command.error ?? (command.late ? '' : undefined)),
     command.late ? 'late=true' : undefined,
     text('superseded_by', command.supersededBy),
+    json('supersedes', command.supersedes),
+    // While it is open this changes and goes away again, which a field cannot.
+    json('deferral', isEnded(command) ? command.deferral : undefined),
   ];
   const given = fields.filter((field) => field !== undefined).join(',');
   return `command,device=${command.deviceId},name=${command.name} ${given} ${command.historyNs}`;

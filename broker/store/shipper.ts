@@ -51,12 +51,13 @@ export class Shipper {
   }
 
   /**
-   * Resolves once all that was acknowledged before the call is in History, so that a query sees it; or after `waitMsMax`, or at once while
-   * History is failing.
+   * Resolves with true once all that was acknowledged before the call is in History, so that a query sees it; with false after `waitMsMax`, or
+   * at once while History is failing.
    */
-  async caughtUp(waitMsMax: number): Promise<void> {
+  async caughtUp(waitMsMax: number): Promise<boolean> {
     const { head } = this.#state.journal;
-    if (this.#through >= head || this.#failure !== undefined) return;
+    if (this.#through >= head) return true;
+    if (this.#failure !== undefined) return false;
     await new Promise<void>((resolve) => {
       const waiting = {
         head,
@@ -70,6 +71,7 @@ export class Shipper {
       this.#waiting.add(waiting);
       this.#hurry();
     });
+    return this.#through >= head;
   }
 
   async close(): Promise<void> {

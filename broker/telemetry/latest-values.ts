@@ -1,19 +1,24 @@
 import type { MetricValue, Sample } from '../../devices/telemetry.ts';
 import type { History, Point } from '../store/history.ts';
+import type { Shipper } from '../store/shipper.ts';
 
 /**
  * The newest reading of each metric at hand in memory. What came in before this run of the server is fetched from History once a device,
  * when it is first asked for.
  */
 type Newest = { timeNs: string; value: MetricValue; givenTs: number | undefined };
+const CATCH_UP_MS_MAX = 2_000;
+
 type Known = { readonly newest: Map<string, Newest>; isFetched: boolean };
 
 export class LatestValues {
   readonly #history: History;
+  readonly #shipper: Pick<Shipper, 'caughtUp'>;
   readonly #devices = new Map<string, Known>();
 
-  constructor(history: History) {
+  constructor(history: History, shipper: Pick<Shipper, 'caughtUp'>) {
     this.#history = history;
+    this.#shipper = shipper;
   }
 
   /** `timeNs`: epoch nanoseconds as text. */
@@ -33,9 +38,15 @@ export class LatestValues {
     }
   }
 
-  /** True once what History had was fetched; the caller of `of` sees to it that History is caught up before. */
+  /** True once all that came before this run was fetched: from then on what is in memory is the latest. */
   isComplete(deviceId: string): boolean {
     return this.#devices.get(deviceId)?.isFetched ?? false;
+  }
+
+  /** The latest reading of one metric that is in memory. */
+  newest(deviceId: string, metric: string): Point | undefined {
+    const newest = this.#devices.get(deviceId)?.newest.get(metric);
+    return newest && pointOf(newest);
   }
 
   /** By metric name. Throws `history_unavailable` when this run has seen none and History cannot be asked. */
@@ -49,11 +60,13 @@ export class LatestValues {
   }
 
   async #fetch(deviceId: string, known: Known): Promise<void> {
+    const isCaughtUp = await this.#shipper.caughtUp(CATCH_UP_MS_MAX);
     try {
       for (const [metric, { timeNs, value, givenTs }] of await this.#history.latest(deviceId)) {
         this.note(deviceId, { [metric]: value }, timeNs.toString(), givenTs);
       }
-      known.isFetched = true;
+      // What an earlier run took may still be in the journal alone.
+      known.isFetched = isCaughtUp;
     } catch (error) {
       // What this run has seen is told while History is away; it is asked again the next time.
       if (known.newest.size === 0) throw error;

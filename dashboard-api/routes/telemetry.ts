@@ -156,7 +156,6 @@ export function telemetryRoutes(app: Api, parts: ApiParts): void {
     },
     async (request) => {
       const { id } = registry.get(request.params.id);
-      if (!latest.isComplete(id)) await shipper.caughtUp(CATCH_UP_MS_MAX);
       const points = await latest.of(id);
       return { device: id, metrics: Object.fromEntries(Array.from(points, ([metric, point]) => [metric, readingView(point)])) };
     },
