@@ -6,6 +6,7 @@ import { CommandLedger } from './broker/commands/command-ledger.ts';
 import { ParkedPolls } from './broker/commands/parked-polls.ts';
 import { CommandPull } from './broker/commands/pull.ts';
 import { QueueChanges } from './broker/commands/queue-changes.ts';
+import { DeviceSync } from './broker/commands/sync.ts';
 import { CommandQueries } from './broker/commands/command-queries.ts';
 import { sweepEnded } from './broker/commands/command-store.ts';
 import { Dispatcher } from './broker/commands/dispatcher.ts';
@@ -31,6 +32,7 @@ import { LevelHistory } from './broker/store/level/level-history.ts';
 import { LevelState } from './broker/store/level/level-state.ts';
 import { Quarantine } from './broker/store/quarantine.ts';
 import { Shipper } from './broker/store/shipper.ts';
+import { DeviceClocks } from './broker/telemetry/device-clocks.ts';
 import { Ingest } from './broker/telemetry/ingest.ts';
 import { LatestValues } from './broker/telemetry/latest-values.ts';
 import { Rejects } from './broker/telemetry/rejects.ts';
@@ -137,6 +139,7 @@ async function wire(
   const queries = new CommandQueries(ledger, state, history);
   const latest = new LatestValues(history, shipper);
   const ingest = new Ingest(state, events, latest, clock, mark);
+  const sync = new DeviceSync(ledger, pull, ingest, new DeviceClocks(clock));
   const recovered = recover ? await recoverState(state, history, clock, config.dataDir) : undefined;
   await ledger.load();
   const openCommands = ledger.book.size;
@@ -155,6 +158,7 @@ async function wire(
     ledger,
     issuer,
     pull,
+    sync,
     parkedPolls,
     queries,
     ingest,

@@ -6,6 +6,7 @@ import type { CommandIssuer } from '../broker/commands/issue-command.ts';
 import type { CommandLedger } from '../broker/commands/command-ledger.ts';
 import type { ParkedPolls } from '../broker/commands/parked-polls.ts';
 import type { CommandPull } from '../broker/commands/pull.ts';
+import type { DeviceSync } from '../broker/commands/sync.ts';
 import type { CommandQueries } from '../broker/commands/command-queries.ts';
 import type { LiveEvents } from '../broker/live-events.ts';
 import type { Metrics } from '../broker/metrics.ts';
@@ -28,6 +29,7 @@ export type ApiParts = {
   readonly ledger: CommandLedger;
   readonly issuer: CommandIssuer;
   readonly pull: CommandPull;
+  readonly sync: DeviceSync;
   readonly parkedPolls: ParkedPolls;
   readonly queries: CommandQueries;
   readonly ingest: Ingest;

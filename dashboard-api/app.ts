@@ -13,6 +13,7 @@ import { errorHandler, sendProblem, downlinkErrorOf } from './problem.ts';
 import { deviceErrorHandler } from './reject-keeper.ts';
 import { commandsRoutes } from './routes/commands.ts';
 import { deviceCommandsRoutes } from './routes/device-commands.ts';
+import { deviceSyncRoutes } from './routes/device-sync.ts';
 import { deviceTelemetryRoutes } from './routes/device-telemetry.ts';
 import { devicesRoutes } from './routes/devices.ts';
 import { keySchema, keysRoutes } from './routes/keys.ts';
@@ -91,6 +92,7 @@ export async function createApp(parts: ApiParts): Promise<Api> {
     devices.setErrorHandler(deviceErrorHandler(parts));
     deviceTelemetryRoutes(devices, parts);
     deviceCommandsRoutes(devices, parts);
+    deviceSyncRoutes(devices, parts);
   });
   await app.ready();
   return app;

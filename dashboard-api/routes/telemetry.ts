@@ -16,6 +16,7 @@ import {
   timeParameter,
   timeSchema,
 } from '../openapi.ts';
+import { sendSenml, senmlFormOf } from '../senml-answer.ts';
 import { durationMsOf, nsOf, rfc3339OfNs, TIME_NS_MAX } from '../times.ts';
 
 /** Operators' routes for readings. What was acknowledged before the question is in the answer. */
@@ -70,7 +71,8 @@ export function telemetryRoutes(app: Api, parts: ApiParts): void {
         description:
           'Role: viewer. Raw readings; with `window` and `fn` aggregates of each window that holds a reading; with `fn` alone one point over ' +
           'the whole range, its time being `from`. Windows start at multiples of their length since 1970 (weeks on Thursdays). Times have 6 or 9 decimals where ' +
-          'readings lie between milliseconds.',
+          'readings lie between milliseconds.\n\nRaw readings come as a SenML pack (RFC 8428) where `Accept` prefers `application/senml+json` or `application/senml+cbor`; ' +
+          'the next page is then in `Link`. What SenML has no word for, aggregates and `givenTs`, is told in JSON alone.',
         params: byDevice,
         querystring: Type.Object(
           {
@@ -103,7 +105,7 @@ export function telemetryRoutes(app: Api, parts: ApiParts): void {
         },
       },
     },
-    async (request) => {
+    async (request, reply) => {
       const { id } = registry.get(request.params.id);
       const { metric, limit = POINTS_DEFAULT, cursor, window, fn } = request.query;
       assertMetricName(metric);
@@ -122,6 +124,13 @@ export function telemetryRoutes(app: Api, parts: ApiParts): void {
               aggregates: aggregates ?? WINDOW_AGGREGATES,
             });
       const next = found[limit];
+      reply.header('vary', 'accept');
+      const senml = windowMs === undefined && aggregates === undefined ? senmlFormOf(request) : undefined;
+      if (senml !== undefined) {
+        const readings = found.slice(0, limit).flatMap((point) => ('value' in point ? [[metric, point] as const] : []));
+        const following = next && pathWithCursor(request.url, cursorOf('readings', next.timeNs.toString()));
+        return sendSenml(reply, senml, id, readings, following);
+      }
       return {
         device: id,
         metric,
@@ -140,7 +149,8 @@ export function telemetryRoutes(app: Api, parts: ApiParts): void {
         security: BY_OPERATOR,
         operationId: 'latestTelemetry',
         summary: 'The newest reading of each metric',
-        description: 'Role: viewer.',
+        description:
+          'Role: viewer. A SenML pack (RFC 8428) where `Accept` prefers `application/senml+json` or `application/senml+cbor`.',
         params: byDevice,
         response: {
           200: Type.Object(
@@ -154,9 +164,12 @@ export function telemetryRoutes(app: Api, parts: ApiParts): void {
         },
       },
     },
-    async (request) => {
+    async (request, reply) => {
       const { id } = registry.get(request.params.id);
       const points = await latest.of(id);
+      reply.header('vary', 'accept');
+      const senml = senmlFormOf(request);
+      if (senml !== undefined) return sendSenml(reply, senml, id, points);
       return { device: id, metrics: Object.fromEntries(Array.from(points, ([metric, point]) => [metric, readingView(point)])) };
     },
   );
@@ -178,6 +191,12 @@ function rangeOf({ from, to }: { from?: string; to?: string }): { fromNs: bigint
   const toNs = to === undefined ? TIME_NS_MAX : nsOf(to, 'query.to');
   if (fromNs >= toNs) throw new DownlinkError('invalid_request', 'query.to is not after query.from', { at: 'query.to' });
   return { fromNs: atMost(fromNs, TIME_NS_MAX), toNs: atMost(toNs, TIME_NS_MAX) };
+}
+
+function pathWithCursor(path: string, cursor: string): string {
+  const url = new URL(path, 'http://localhost');
+  url.searchParams.set('cursor', cursor);
+  return url.pathname + url.search;
 }
 
 function atMost(ns: bigint, most: bigint): bigint {
