@@ -124,6 +124,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     this.book.put(next);
     this.#deadlines.set(next.id, nextDeadlineAt(next, now));
     const durable = this.#write(next, had.state, event);
+    if (next.state === 'superseded') this.#linkNewer(next);
     if (had.state === 'sent' && next.state !== 'sent') this.emit('confirmed', next.deviceId);
     if (next.state === 'queued' && had.state !== 'queued') this.emit('queued', next.deviceId);
     return { command: next, durable };
@@ -152,7 +153,9 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     const { id } = command;
     // Wakes and deferrals are kept in State alone: History has a row for each change of state.
     const isStateAlone = event.type === 'wake' || event.type === 'defer';
-    const rows = command.state === from && isStateAlone ? [] : [rowOf(command), this.#eventRow(command, from)];
+    const rows: Entry[] = [];
+    if (command.state !== from || !isStateAlone) rows.push(rowOf(command));
+    if (rows.length > 0 && event.type !== 'take_place') rows.push(this.#eventRow(command, from));
     if (isEnded(command)) this.#ending.set(id, command);
     // What nobody waits for is written with what somebody does: mostly with the confirmation or the report that follows.
     const isUrgent = !isStateAlone && event.type !== 'lease';
@@ -168,6 +171,17 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
       this.#retryLater();
     });
     return durable;
+  }
+
+  /** The other end of `supersededBy`. The newer one is open nearly always; both are then in one batch, since they are of one turn. */
+  #linkNewer({ id, supersededBy }: Command): void {
+    if (supersededBy === undefined) return;
+    const link = (newer: Command | undefined): void => {
+      if (newer !== undefined) this.step(newer, { type: 'take_place', of: id }).durable.catch(() => {});
+    };
+    const newer = this.#inMemory(supersededBy);
+    if (newer !== undefined) link(newer);
+    else this.find(supersededBy).then(link, () => {});
   }
 
   /** With the mark of the latest time that anything here was given. */
