@@ -1,8 +1,10 @@
 import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { parseCbor } from '../devices/cbor.ts';
 import { DownlinkError } from '../devices/downlink-error.ts';
 import { parseJson } from '../devices/json.ts';
+import type { AnswerFormat } from './device-answer.ts';
 
-/** How request bodies are read: as strict JSON for operators' routes, as octets where the route decodes them itself. */
+/** How request bodies are read: as strict JSON for operators' routes, as octets where the route decodes them itself, JSON or CBOR for devices. */
 export const BODY_BYTES_MAX = 128 * 1024;
 
 type BodyReader = Pick<FastifyInstance, 'removeAllContentTypeParsers' | 'addContentTypeParser'>;
@@ -49,6 +51,20 @@ export function mediaTypeOf({ headers, mediaType }: FastifyRequest): string {
 
 export function octetsOf({ body }: { body: unknown }): Buffer {
   return Buffer.isBuffer(body) ? body : Buffer.alloc(0);
+}
+
+const FORMAT_OF_TYPE: Readonly<Record<string, AnswerFormat>> = { 'application/json': 'json', 'application/cbor': 'cbor' };
+
+/**
+ * What a device sent, and in which format: that of the answer too, where `Accept` leaves the choice. Throws `unsupported_media_type` for what is neither JSON nor
+ * CBOR, `invalid_json` for what cannot be decoded.
+ */
+export function deviceBodyOf(request: FastifyRequest): { readonly value: unknown; readonly format: AnswerFormat } {
+  const mediaType = mediaTypeOf(request);
+  const format = FORMAT_OF_TYPE[mediaType];
+  if (format === undefined) throw wrongMediaType(mediaType, Object.keys(FORMAT_OF_TYPE));
+  const octets = octetsOf(request);
+  return { value: format === 'json' ? parseJson(octets) : parseCbor(octets), format };
 }
 
 export function wrongMediaType(given: string, taken: readonly string[]): DownlinkError {

@@ -1,3 +1,4 @@
+import { decode, encode } from 'cborg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { expectProblem, nested } from './api-support.ts';
 import { LiveServer, TestClock } from './live-server.ts';
@@ -13,7 +14,7 @@ let token: string;
 beforeAll(async () => {
   clock = new TestClock(START);
   server = await LiveServer.start({}, clock);
-  token = await server.createDevice('label', { wake: { cron: '0 * * * *' } });
+  token = await server.createDevice('label', { wake: { cron: '0 * * * *', slackSeconds: 0 } });
 });
 
 afterAll(() => server.close());
@@ -174,12 +175,26 @@ describe('reporting', () => {
       'unsupported_media_type',
       'Content-Type',
     );
-    expectProblem(
-      await report(id, '{"state":"failed"}', { 'content-type': 'application/cbor' }),
-      'unsupported_media_type',
-      'Content-Type',
-    );
     expect((await server.command(id)).state).toBe('queued');
+  });
+
+  test('in CBOR is taken as in JSON, octets in the result as base64, and answered as Accept says', async () => {
+    const { id } = await server.issue('label', { name: 'show' });
+    const answerTo = async (body: unknown, headers: Record<string, string>): Promise<{ type: string | null; octets: Buffer }> => {
+      const response = await fetch(`${server.url}/v1/device/commands/${id}`, {
+        method: 'POST',
+        body: encode(body),
+        headers: { authorization: `Bearer ${token}`, 'content-type': 'application/cbor', ...headers },
+      });
+      return { type: response.headers.get('content-type'), octets: Buffer.from(await response.arrayBuffer()) };
+    };
+    const result = { image: Uint8Array.of(0, 255) };
+    const inCbor = await answerTo({ state: 'succeeded', result }, {});
+    expect(inCbor.type).toBe('application/cbor');
+    expect(decode(inCbor.octets)).toEqual({ id, state: 'succeeded' });
+    const inJson = await answerTo({ state: 'succeeded', result }, { accept: 'application/json' });
+    expect(JSON.parse(inJson.octets.toString())).toEqual({ id, state: 'succeeded' });
+    expect(await server.command(id)).toMatchObject({ state: 'succeeded', result: { image: 'AP8=' } });
   });
 
   test('an unknown parameter is refused', async () => {

@@ -1,12 +1,13 @@
 import { Type } from 'typebox';
 import { reportCommand } from '../../broker/commands/report-command.ts';
+import { octetsAsBase64 } from '../../devices/cbor.ts';
 import { COMMAND_STATES } from '../../devices/command.ts';
-import { parseJson } from '../../devices/json.ts';
 import { parseReport, REPORT_STATES } from '../../devices/report.ts';
 import type { Api, ApiParts } from '../api-parts.ts';
 import { deviceAuth, deviceOf } from '../auth-device.ts';
+import { answerFormatOf, sendAnswer } from '../device-answer.ts';
 import { DevicePoll } from '../device-poll.ts';
-import { BODY_BYTES_MAX, mediaTypeOf, octetsOf, wrongMediaType } from '../json-body.ts';
+import { BODY_BYTES_MAX, deviceBodyOf } from '../json-body.ts';
 import { BY_DEVICE, guardedProblems, noContent, TAGS, timeSchema } from '../openapi.ts';
 import { pullParameters, WAIT_SECONDS_MAX } from '../pull-parameters.ts';
 import { bodyDecodedByRoute } from '../validation.ts';
@@ -63,6 +64,9 @@ const reportSchema = Type.Object(
   { additionalProperties: false, examples: [{ state: 'succeeded', result: { seconds: 900 } }] },
 );
 
+const pulledSchema = Type.Object(pulledFields);
+const takenSchema = Type.Object({ id: Type.String(), state: Type.Enum([...COMMAND_STATES]) });
+
 export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
   const { presence, ledger, metrics } = parts;
   const onRequest = deviceAuth(parts);
@@ -104,9 +108,10 @@ export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
           'if-modified-since': Type.Optional(Type.String()),
         }),
         response: {
-          200: Type.Object(pulledFields, {
-            description: 'Leased. In CBOR where `Accept` says `application/cbor`; `payload` is then octets',
-          }),
+          200: {
+            description: 'Leased. In CBOR where `Accept` says so; `payload` is then octets',
+            content: { 'application/json': { schema: pulledSchema }, 'application/cbor': { schema: pulledSchema } },
+          },
           204: noContent('Nothing is queued; sleep for `Retry-After` seconds'),
           304: noContent('Nothing has changed since; sleep for `Retry-After` seconds'),
           ...guardedProblems('invalid_cursor', 'storage_unavailable'),
@@ -127,11 +132,15 @@ export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
         security: BY_DEVICE,
         operationId: 'reportCommand',
         summary: 'Report what came of a command',
-        description: 'Answers once the new state is on disk, with the state that holds now. The same report again is fine.',
+        description:
+          'Answers once the new state is on disk, with the state that holds now. The same report again is fine. JSON or CBOR, in and out.',
         params: Type.Object({ id: Type.String({ maxLength: 128 }) }),
-        body: reportSchema,
+        body: { content: { 'application/json': { schema: reportSchema }, 'application/cbor': { schema: reportSchema } } },
         response: {
-          200: Type.Object({ id: Type.String(), state: Type.Enum([...COMMAND_STATES]) }, { description: 'Taken' }),
+          200: {
+            description: 'Taken; in JSON or CBOR, as `Accept` says, else as the body was',
+            content: { 'application/json': { schema: takenSchema }, 'application/cbor': { schema: takenSchema } },
+          },
           ...guardedProblems(
             'invalid_json',
             'invalid_report',
@@ -144,15 +153,15 @@ export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
         },
       },
     },
-    async (request) => {
+    async (request, reply) => {
       const device = deviceOf(request);
       presence.contact(device.id);
-      const mediaType = mediaTypeOf(request);
-      if (mediaType !== 'application/json') throw wrongMediaType(mediaType, ['application/json']);
-      const report = parseReport(parseJson(octetsOf(request)));
+      const { value, format } = deviceBodyOf(request);
+      const report = parseReport(format === 'json' ? value : octetsAsBase64(value));
       reports.inc();
       const { id, state } = await reportCommand(ledger, device.id, request.params.id, report, 'http');
-      return { id, state };
+      sendAnswer(reply, answerFormatOf(request, format), 200, { id, state });
+      return reply;
     },
   );
 }

@@ -1,14 +1,12 @@
 import { Type } from 'typebox';
 import type { SyncRefusal } from '../../broker/commands/sync.ts';
-import { parseCbor } from '../../devices/cbor.ts';
-import { parseJson } from '../../devices/json.ts';
 import { REPORT_STATES } from '../../devices/report.ts';
 import { parseSync, SYNC_BYTES_MAX, SYNC_CONFIRMS_MAX, SYNC_REPORTS_MAX } from '../../devices/sync-message.ts';
 import type { Api, ApiParts } from '../api-parts.ts';
 import { deviceAuth, deviceOf } from '../auth-device.ts';
-import { answerEncoderFor, type AnswerFormat } from '../device-answer.ts';
+import { answerEncoderFor } from '../device-answer.ts';
 import { pullRequestOf, releaseIfLost } from '../device-poll.ts';
-import { mediaTypeOf, octetsOf, wrongMediaType } from '../json-body.ts';
+import { deviceBodyOf } from '../json-body.ts';
 import { BY_DEVICE, guardedProblems, TAGS, timeSchema } from '../openapi.ts';
 import { pullParameters } from '../pull-parameters.ts';
 import { keepReject } from '../reject-keeper.ts';
@@ -17,7 +15,6 @@ import { bodyDecodedByRoute } from '../validation.ts';
 import { pulledFields } from './device-commands.ts';
 
 /** The whole wake in one round trip: telemetry, reports and confirms in, commands, time and sleep out. */
-const MEDIA_TYPES: Readonly<Record<string, AnswerFormat>> = { 'application/json': 'json', 'application/cbor': 'cbor' };
 /** Of `,"refused":[]`, with some to spare. */
 const REFUSED_FIELD_BYTES = 16;
 
@@ -120,11 +117,8 @@ export function deviceSyncRoutes(app: Api, parts: ApiParts): void {
     async (request, reply) => {
       const device = deviceOf(request);
       presence.contact(device.id);
-      const mediaType = mediaTypeOf(request);
-      const standard = MEDIA_TYPES[mediaType];
-      if (standard === undefined) throw wrongMediaType(mediaType, Object.keys(MEDIA_TYPES));
-      const octets = octetsOf(request);
-      const message = parseSync(standard === 'json' ? parseJson(octets) : parseCbor(octets));
+      const { value, format: standard } = deviceBodyOf(request);
+      const message = parseSync(value);
       if (message.samples.length > 0) messages.inc();
       reports.inc(message.reports.length);
 
