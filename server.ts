@@ -10,6 +10,7 @@ import { DeviceSync } from './broker/commands/sync.ts';
 import { CommandQueries } from './broker/commands/command-queries.ts';
 import { sweepEnded } from './broker/commands/command-store.ts';
 import { Dispatcher } from './broker/commands/dispatcher.ts';
+import { Notifier } from './broker/commands/notifier.ts';
 import type { Config } from './broker/config.ts';
 import { historyFolder, prepareDataFolder, StartError, startErrorOf, stateFolder } from './broker/data-folder.ts';
 import { LiveEvents } from './broker/live-events.ts';
@@ -132,6 +133,9 @@ async function wire(
   const ledger = new CommandLedger(state, events, clock, mark);
   closers.push(() => ledger.close());
   const dispatcher = new Dispatcher(ledger, registry, clock);
+  closers.push(() => dispatcher.stop());
+  const notifier = new Notifier(ledger, dispatcher, clock);
+  closers.push(() => notifier.stop());
   const issuer = new CommandIssuer(ledger, presence, state, clock, newId);
   const changes = new QueueChanges(ledger, mark.clockFrom(clock));
   const pull = new CommandPull(ledger, presence, changes, clock, (text) => digests.seal(text));
@@ -147,7 +151,7 @@ async function wire(
 
   const messages = new DeviceMessages(registry, ingest, ledger, rejects, metrics);
   const room = new JournalRoom(state.journal);
-  const mqtt = new MqttServer({ registry, presence, ledger, dispatcher, messages, received, room, metrics, log });
+  const mqtt = new MqttServer({ registry, presence, ledger, dispatcher, notifier, messages, received, room, metrics, log });
   observe(metrics, { ledger, parkedPolls, registry, presence, state, shipper, quarantine, mqtt, room, clock });
 
   const problems = async (): Promise<string[]> => problemsOf(state, history, shipper);

@@ -2,8 +2,9 @@ import { setMaxListeners } from 'node:events';
 import type { Client } from 'aedes';
 import { commandMessage } from '../../devices/command-message.ts';
 import type { Command } from '../../devices/command.ts';
-import { commandsTopic } from '../../devices/topics.ts';
-import type { PushSession } from '../commands/dispatcher.ts';
+import { commandsTopic, notifyTopic } from '../../devices/topics.ts';
+import type { NotifySession } from '../commands/notifier.ts';
+import type { PushSession } from '../commands/push-line.ts';
 import { OrderedReplies } from './ordered-replies.ts';
 
 /** One MQTT connection of a device: which message id stands for which command, and acknowledgements in the order of arrival. */
@@ -13,13 +14,19 @@ const ACKS_OUTSTANDING_MAX = 1_000;
 const MESSAGE_ID_MAX = 65_535;
 /** Hand-overs whose PUBACK may still come; older ones have lapsed long since. */
 const PUSHES_REMEMBERED_MAX = 1_024;
+/** A PUBACK that takes longer than this is hardly on its way any more. */
+const PUBACK_MS_MAX = 5_000;
+/** A subscriber that does not read: messages for it beyond this many octets are dropped. */
+const BACKLOG_BYTES_MAX = 1024 * 1024;
 
-export class DeviceSession implements PushSession {
+export class DeviceSession implements PushSession, NotifySession {
   readonly deviceId: string;
+  readonly transport = 'mqtt';
   readonly client: Client;
   readonly replies = new OrderedReplies<Error | null>(ACKS_OUTSTANDING_MAX);
-  /** Commands go out once this is set: the device has subscribed to them. */
-  wantsCommands = false;
+  /** With which QoS the device has subscribed to its commands and to notifications; undefined: not at all. */
+  commandsQos: number | undefined;
+  notifyQos: number | undefined;
   /** aedes has registered it: it counts in the device's presence. */
   isRegistered = false;
   /** The credential is gone or the server stops: nothing more is taken, wills included. */
@@ -46,6 +53,15 @@ export class DeviceSession implements PushSession {
     this.#gone.abort();
   }
 
+  /** With QoS 0 there is no PUBACK: the device's report is all that confirms. */
+  get confirmsWithinMs(): number | undefined {
+    return this.commandsQos === 0 ? undefined : PUBACK_MS_MAX;
+  }
+
+  get hasBacklog(): boolean {
+    return 'writableLength' in this.client.conn && this.client.conn.writableLength > BACKLOG_BYTES_MAX;
+  }
+
   push(command: Command): void {
     const payload = Buffer.from(JSON.stringify(commandMessage(command)));
     const messageId = this.nextMessageId();
@@ -60,6 +76,14 @@ export class DeviceSession implements PushSession {
       { cmd: 'publish', topic: commandsTopic(this.deviceId), payload, qos: 1, dup: false, retain: false },
       () => {},
     );
+  }
+
+  notify(pending: number, isUrgent: boolean): boolean {
+    if (this.hasBacklog) return false;
+    const payload = Buffer.from(JSON.stringify({ pending, urgent: isUrgent }));
+    const qos = this.notifyQos === 0 ? 0 : 1;
+    this.client.publish({ cmd: 'publish', topic: notifyTopic(this.deviceId), payload, qos, dup: false, retain: false }, () => {});
+    return true;
   }
 
   /** The message id for an outgoing packet: the push's own, or a free one, so that the two never meet. */

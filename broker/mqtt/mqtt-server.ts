@@ -5,9 +5,10 @@ import type { Logger } from 'pino';
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import { isDeviceId } from '../../devices/device.ts';
 import { MESSAGE_BYTES_MAX } from '../../devices/telemetry.ts';
-import { commandsTopic, errorsTopic, isDownTopic, telemetryTopic } from '../../devices/topics.ts';
+import { commandsTopic, errorsTopic, isDownTopic, notifyTopic, telemetryTopic } from '../../devices/topics.ts';
 import type { CommandLedger } from '../commands/command-ledger.ts';
 import type { Dispatcher } from '../commands/dispatcher.ts';
+import type { Notifier } from '../commands/notifier.ts';
 import type { Metrics } from '../metrics.ts';
 import type { DeviceRegistry } from '../registry/device-registry.ts';
 import type { PresenceTracker } from '../registry/presence-tracker.ts';
@@ -29,6 +30,7 @@ export type MqttServerParts = {
   readonly presence: PresenceTracker;
   readonly ledger: CommandLedger;
   readonly dispatcher: Dispatcher;
+  readonly notifier: Notifier;
   readonly messages: DeviceMessages;
   readonly received: ReceivedMessages;
   readonly room: JournalRoom;
@@ -36,8 +38,6 @@ export type MqttServerParts = {
   readonly log: Logger;
 };
 
-/** A subscriber that does not read: messages for it beyond this many octets are dropped. */
-const BACKLOG_BYTES_MAX = 1024 * 1024;
 const DRAIN_TIMEOUT_MS = 5_000;
 const CONNECT_TIMEOUT_MS = 10_000;
 const PACKET_BYTES_MAX = 4 * MESSAGE_BYTES_MAX;
@@ -79,7 +79,7 @@ export class MqttServer {
     });
     this.#aedes.on('client', (client) => this.#onClient(client));
     this.#aedes.on('clientReady', (client) => this.#onReady(client));
-    this.#aedes.on('subscribe', (_, client) => this.#onReady(client));
+    this.#aedes.on('subscribe', (subscriptions, client) => this.#onReady(client, subscriptions));
     this.#aedes.on('unsubscribe', (topics, client) => this.#onUnsubscribe(topics, client));
     this.#aedes.on('clientDisconnect', (client) => this.#end(client));
     this.#aedes.on('clientError', (client, error) => parts.log.debug({ device: client.id }, `MQTT: ${error.message}`));
@@ -193,17 +193,27 @@ export class MqttServer {
     this.#parts.presence.session(session.deviceId, 1);
   }
 
-  /** After CONNACK for a session that still has its subscription, after SUBACK for a new one: what is open goes out. */
-  #onReady(client: Client): void {
+  /** After CONNACK for a session that still has its subscriptions, after SUBACK for new ones: what is open goes out. */
+  #onReady(client: Client, subscriptions?: readonly Subscription[]): void {
     const session = this.#sessions.get(client);
-    if (session?.wantsCommands && !client.closed) this.#parts.dispatcher.open(session);
+    if (session === undefined || client.closed) return;
+    const { deviceId, commandsQos, notifyQos } = session;
+    if (commandsQos !== undefined) this.#parts.dispatcher.open(session);
+    const isNew = subscriptions?.some(({ topic }) => topic === notifyTopic(deviceId)) ?? true;
+    if (notifyQos !== undefined && isNew) this.#parts.notifier.open(session);
   }
 
   #onUnsubscribe(topics: readonly string[], client: Client): void {
     const session = this.#sessions.get(client);
-    if (session === undefined || !topics.includes(commandsTopic(session.deviceId))) return;
-    session.wantsCommands = false;
-    this.#parts.dispatcher.close(session);
+    if (session === undefined) return;
+    if (topics.includes(commandsTopic(session.deviceId))) {
+      session.commandsQos = undefined;
+      this.#parts.dispatcher.close(session);
+    }
+    if (topics.includes(notifyTopic(session.deviceId))) {
+      session.notifyQos = undefined;
+      this.#parts.notifier.close(session);
+    }
   }
 
   #end(client: Client): void {
@@ -215,6 +225,7 @@ export class MqttServer {
     others?.delete(session);
     if (others?.size === 0) this.#sessionsOf.delete(session.deviceId);
     if (session.isRegistered) this.#parts.presence.session(session.deviceId, -1);
+    this.#parts.notifier.close(session);
     // While the server stops, a hand-over without PUBACK stays as it is recorded; the next start takes it back.
     if (!this.#isClosing) this.#parts.dispatcher.close(session);
   }
@@ -312,7 +323,8 @@ export class MqttServer {
       );
       return done(null, null);
     }
-    if (subscription.topic === commandsTopic(session.deviceId)) session.wantsCommands = true;
+    if (subscription.topic === commandsTopic(session.deviceId)) session.commandsQos = subscription.qos;
+    if (subscription.topic === notifyTopic(session.deviceId)) session.notifyQos = subscription.qos;
     done(null, subscription);
   }
 
@@ -322,7 +334,7 @@ export class MqttServer {
     if (packet.clientId !== undefined) return null;
     // A refused filter may still be in a session that aedes restored, so what goes out is looked at again.
     if (session === undefined || !isDownTopic(session.deviceId, packet.topic)) return null;
-    if ('writableLength' in client.conn && client.conn.writableLength > BACKLOG_BYTES_MAX) return null;
+    if (session.hasBacklog) return null;
     packet.messageId = session.messageIdFor(Object(packet.payload) as object);
     return packet;
   }
