@@ -2,14 +2,15 @@ import { backoffMs, delay } from './backoff.ts';
 import type { DeviceCore } from './device-core.ts';
 import { isWorthRetrying, problemOf, type HttpAnswer, type JsonHttp } from './json-http.ts';
 import type { ReportParcel } from './report-queue.ts';
+import type { Sent } from './steadily.ts';
 
 /** Takes reports and samples to the server over HTTP, a request at a time of each. What could not be had stays for the next call. */
 export class HttpUplink {
   readonly #core: DeviceCore;
   readonly #http: JsonHttp;
   readonly #stop: AbortSignal;
-  #sendingSamples: Promise<void> | undefined;
-  #sendingReports: Promise<void> | undefined;
+  #sendingSamples: Promise<Sent> | undefined;
+  #sendingReports: Promise<Sent> | undefined;
 
   /** Requests are no longer repeated when `stop` is aborted. */
   constructor(core: DeviceCore, http: JsonHttp, stop: AbortSignal) {
@@ -19,18 +20,18 @@ export class HttpUplink {
   }
 
   /** Sends all samples that wait, as far as the server takes them now. */
-  sendSamples(): Promise<void> {
+  sendSamples(): Promise<Sent> {
     this.#sendingSamples ??= this.#sendSamples().finally(() => (this.#sendingSamples = undefined));
     return this.#sendingSamples;
   }
 
   /** Sends all reports that wait, also with some patience. Resolves when they are through, or when the server could not be had for a while. */
-  sendReports(): Promise<void> {
+  sendReports(): Promise<Sent> {
     this.#sendingReports ??= this.#sendReports().finally(() => (this.#sendingReports = undefined));
     return this.#sendingReports;
   }
 
-  async #sendSamples(): Promise<void> {
+  async #sendSamples(): Promise<Sent> {
     // In a later turn, so that what a program measures at once goes in one message.
     await Promise.resolve();
     for (let parcel = this.#core.samples.take(); parcel !== undefined; parcel = this.#core.samples.take()) {
@@ -39,21 +40,24 @@ export class HttpUplink {
         answer = await this.#http('POST', '/v1/device/telemetry', parcel.samples);
       } catch (error) {
         parcel.putBack();
-        return this.#core.problem(error as Error);
+        this.#core.problem(error as Error);
+        return { isAll: false };
       }
       if (answer.status < 300) {
         parcel.settle('stored');
       } else if (isForLater(answer.status)) {
         parcel.putBack();
-        return this.#core.problem(new Error(`telemetry waits: ${problemOf(answer).message}`));
+        this.#core.problem(new Error(`telemetry waits: ${problemOf(answer).message}`));
+        return { isAll: false, retryAfterMs: answer.retryAfterMs };
       } else {
         if (parcel.samples.length === 1) this.#core.problem(new Error(`telemetry was refused: ${problemOf(answer).message}`));
         parcel.refused();
       }
     }
+    return { isAll: true };
   }
 
-  async #sendReports(): Promise<void> {
+  async #sendReports(): Promise<Sent> {
     // In a later turn, so that a call made while a report is added is known before it ends.
     await Promise.resolve();
     let failures = 0;
@@ -67,9 +71,11 @@ export class HttpUplink {
       }
       parcel.putBack();
       failures += 1;
-      if (failures >= FAILURES_A_CALL || this.#stop.aborted) return;
-      await delay(Math.min(answer?.retryAfterMs ?? backoffMs(failures, RETRY), RETRY.maxMs), this.#stop);
+      const retryAfterMs = answer?.retryAfterMs;
+      if (failures >= FAILURES_A_CALL || this.#stop.aborted) return { isAll: false, retryAfterMs };
+      await delay(Math.min(retryAfterMs ?? backoffMs(failures, RETRY), RETRY.maxMs), this.#stop);
     }
+    return { isAll: true };
   }
 
   async #sendReport({ commandId, report }: ReportParcel): Promise<HttpAnswer | undefined> {

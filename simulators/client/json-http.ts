@@ -90,7 +90,8 @@ function parsed(text: string): unknown {
   }
 }
 
-function retryAfterMs(header: string | null): number | undefined {
+/** Milliseconds in a `Retry-After`, seconds or a date. */
+export function retryAfterMs(header: string | null): number | undefined {
   if (header === null || header.trim() === '') return undefined;
   const seconds = Number(header);
   if (Number.isFinite(seconds)) return Math.max(0, seconds * 1_000);

@@ -102,6 +102,10 @@ export class MqttLink {
     connection.on('connect', () => this.#subscribe(connection));
     connection.on('error', (error) => this.#failed(connection, error));
     connection.on('close', () => this.#closed(connection));
+    connection.on('packetreceive', ({ cmd }) => {
+      // One that is made again and again and carries nothing is as good as none.
+      if (this.#connection === connection && PROOFS.has(cmd)) this.#failures = 0;
+    });
   }
 
   #subscribe(connection: MqttClient): void {
@@ -115,7 +119,6 @@ export class MqttLink {
         return;
       }
       this.#mode = 'online';
-      this.#failures = 0;
       this.#window = 1;
       this.#events.online();
       this.pump();
@@ -211,6 +214,7 @@ type UnderWay = {
 };
 
 const TOPIC_OF = { commands: commandsTopic, notify: notifyTopic } as const;
+const PROOFS: ReadonlySet<string> = new Set(['publish', 'puback', 'pingresp']);
 const IN_FLIGHT_MAX = 32;
 const KEEPALIVE_SECONDS_DEFAULT = 30;
 const CONNECT_MS_MAX = 10_000;

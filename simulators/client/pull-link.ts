@@ -3,6 +3,7 @@ import type { DeviceCore } from './device-core.ts';
 import { HttpUplink } from './http-uplink.ts';
 import { jsonHttp } from './json-http.ts';
 import { PullRequests, type Ask, type Contact } from './pull-requests.ts';
+import { Steadily } from './steadily.ts';
 import { SyncRequests } from './sync-requests.ts';
 import { WakeTimer, type Schedule } from './wake-timer.ts';
 
@@ -33,25 +34,31 @@ export type PullLinkOptions = {
 export class PullLink {
   readonly #core: DeviceCore;
   readonly #options: PullLinkOptions;
+  readonly #onContact: (contact: Contact) => void;
   readonly #uplink: HttpUplink;
+  readonly #steadily: Record<'report' | 'sample', Steadily>;
   readonly #request: (waitSeconds: number, signal: AbortSignal) => Promise<Contact>;
   readonly #stopped = new AbortController();
   #started: AbortController | undefined;
   #timer: WakeTimer | undefined;
   #contact: Promise<Contact> | undefined;
 
-  constructor(core: DeviceCore, options: PullLinkOptions) {
+  /** `onContact` is called after each contact, the first included. */
+  constructor(core: DeviceCore, options: PullLinkOptions, onContact: (contact: Contact) => void = () => {}) {
     const { url, token, ask, schedule } = options;
     if (schedule === 'always' && ask !== 'long-poll') throw new Error("the schedule 'always' is for long polls");
     const http = jsonHttp({ url, token, ...(options.fetch && { fetch: options.fetch }) });
     this.#core = core;
     this.#options = options;
-    this.#uplink = new HttpUplink(core, http, this.#stopped.signal);
+    this.#onContact = onContact;
+    const uplink = new HttpUplink(core, http, this.#stopped.signal);
+    this.#uplink = uplink;
+    this.#steadily = { report: new Steadily(() => uplink.sendReports()), sample: new Steadily(() => uplink.sendSamples()) };
     if (ask === 'sync') {
       const requests = new SyncRequests(core, http, options);
       this.#request = (_, signal) => requests.contact(signal);
     } else {
-      const requests = new PullRequests(core, http, this.#uplink, { ...options, ask });
+      const requests = new PullRequests(core, http, uplink, { ...options, ask });
       this.#request = (waitSeconds, signal) => requests.contact(waitSeconds, signal);
     }
   }
@@ -60,9 +67,10 @@ export class PullLink {
   async start(): Promise<Contact> {
     const started = new AbortController();
     this.#started = started;
+    if (this.#isAlwaysOn) for (const steadily of Object.values(this.#steadily)) steadily.resume();
     const first = await this.#contactOnce(0);
-    if (started.signal.aborted || first.status === 401) return first;
-    if (this.#options.schedule === 'always') void this.#askAlways(first, started.signal);
+    if (started.signal.aborted) return first;
+    if (this.#isAlwaysOn) void this.#askAlways(first, started.signal);
     else {
       this.#timer = new WakeTimer(this.#options.schedule, () => this.wake());
       this.#timer.start(first);
@@ -87,9 +95,8 @@ export class PullLink {
 
   /** Something waits: reports go at once, samples only where they need not wait for a wake. One trip a wake has all in it. */
   send(what: 'report' | 'sample'): void {
-    if (this.#options.ask === 'sync') return;
-    if (what === 'report') void this.#uplink.sendReports();
-    else if (this.#options.schedule === 'always') void this.#uplink.sendSamples();
+    if (this.#isAlwaysOn) this.#steadily[what].poke();
+    else if (what === 'report') void this.sendReports();
   }
 
   /** Sends all that waits. Resolves when it is through, or could not be had for a while. */
@@ -97,8 +104,9 @@ export class PullLink {
     await Promise.all([this.#uplink.sendSamples(), this.#uplink.sendReports()]);
   }
 
-  sendReports(): Promise<void> {
-    return this.#options.ask === 'sync' ? Promise.resolve() : this.#uplink.sendReports();
+  /** The same of reports, where they have requests of their own. */
+  async sendReports(): Promise<void> {
+    if (this.#options.ask !== 'sync') await this.#uplink.sendReports();
   }
 
   /** Asks no more, until `start`. A long poll that is parked goes on to its end: what it brings counts. */
@@ -107,12 +115,17 @@ export class PullLink {
     this.#started = undefined;
     this.#timer?.stop();
     this.#timer = undefined;
+    for (const steadily of Object.values(this.#steadily)) steadily.pause();
   }
 
   /** Asks no more, and lets go of what is under way. */
   stop(): void {
     this.pause();
     this.#stopped.abort();
+  }
+
+  get #isAlwaysOn(): boolean {
+    return this.#options.schedule === 'always';
   }
 
   get #waitSeconds(): number {
@@ -143,7 +156,11 @@ export class PullLink {
         if (!this.#stopped.signal.aborted) this.#core.problem(error);
         return { status: 0, sleepMs: undefined, brought: 0 };
       })
-      .finally(() => (this.#contact = undefined));
+      .then((contact) => {
+        this.#contact = undefined;
+        this.#onContact(contact);
+        return contact;
+      });
     return this.#contact;
   }
 }

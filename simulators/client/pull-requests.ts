@@ -38,14 +38,14 @@ export class PullRequests {
     for (let round = 0; round < ROUNDS_MAX && !signal.aborted; round += 1) {
       answer = await this.#ask(round === 0 ? waitSeconds : 0, round === 0, signal);
       if (this.#isCursorRefused(answer)) continue;
+      // The tag of nothing to take: it holds again as soon as all is taken.
+      if (answer.status === 204) this.#etag = answer.etag;
       if (answer.status !== 200) break;
       const { commands = [], more = false, cursor } = (answer.body ?? {}) as PullBody;
       brought += commands.length;
       const taken = await takeCommands(this.#core, commands);
       // Of an answer that is not whole on record, nothing is confirmed by its cursor.
       if (taken && typeof cursor === 'string') this.#core.executed.cursor = cursor;
-      // While there is more, the tag is that of what was not handed out.
-      this.#etag = more ? undefined : answer.etag;
       if (!more) break;
     }
     if (answer !== undefined && answer.status >= 400) this.#core.problem(problemError(answer));

@@ -1,0 +1,190 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { ExecutedCommands } from '../simulators/client/executed-commands.ts';
+import { HybridClient, type HybridClientOptions } from '../simulators/client/hybrid-client.ts';
+import { lossyFetch, newSeed, seeded, TcpProxy } from './faulty-network.ts';
+import { LiveServer } from './live-server.ts';
+
+/** The hybrid client against the live server, with MQTT behind a proxy that refuses, swallows and comes back. */
+let server: LiveServer;
+let folder: string;
+let mqtt: TcpProxy;
+let nth = 0;
+const clients: HybridClient[] = [];
+
+beforeAll(async () => {
+  server = await LiveServer.start();
+  folder = await mkdtemp(join(tmpdir(), 'downlink-hybrid-'));
+});
+
+beforeEach(async () => {
+  mqtt = await new TcpProxy(() => server.mqttPort).start();
+});
+
+afterEach(async () => {
+  await Promise.all(clients.splice(0).map((client) => client.stop()));
+  await mqtt.close();
+});
+
+afterAll(async () => {
+  await server.close();
+  await rm(folder, { recursive: true, force: true });
+});
+
+type Device = { readonly id: string; readonly token: string };
+
+async function register(more: Record<string, unknown> = {}): Promise<Device> {
+  nth += 1;
+  const id = `hybrid-${nth}`;
+  return { id, token: await server.createDevice(id, more) };
+}
+
+/** A client of the device, of which each switch and each run of a command is noted. */
+function hybrid({ id, token }: Device, more: Partial<HybridClientOptions> = {}) {
+  const switches: string[] = [];
+  const runs = new Map<string, number>();
+  const client = new HybridClient({
+    mqttUrl: `mqtt://127.0.0.1:${mqtt.port}`,
+    url: server.url,
+    deviceId: id,
+    token,
+    keepaliveSeconds: 4,
+    reconnect: { minMs: 100, maxMs: 500 },
+    events: { switched: (to) => switches.push(to) },
+    ...more,
+  });
+  client.onCommand('count', (command) => {
+    runs.set(command.id, (runs.get(command.id) ?? 0) + 1);
+    return command.id;
+  });
+  clients.push(client);
+  return { client, switches, runs };
+}
+
+async function carriedOut(device: Device): Promise<unknown> {
+  const { id } = await server.issue(device.id, { name: 'count' });
+  return server.commandIn(id, 'succeeded');
+}
+
+async function count(deviceId: string, metric: string): Promise<number> {
+  const path = `/v1/devices/${deviceId}/telemetry?metric=${metric}&fn=count&from=0`;
+  const { body } = await server.request<{ points: { count: number }[] }>('GET', path);
+  return body.points[0]?.count ?? 0;
+}
+
+describe('a hybrid client', () => {
+  test('is pushed to while MQTT is there', async () => {
+    const device = await register();
+    const { client, switches } = hybrid(device);
+    await client.start();
+    expect(client.way).toBe('push');
+    expect(await carriedOut(device)).toMatchObject({ transport: 'mqtt', attempts: 1 });
+    expect(await client.telemetry({ level: 1 })).toBe('stored');
+    expect(switches).toEqual([]);
+  });
+
+  test.each(['refusing', 'swallowing'] as const)(
+    'pulls while the way to MQTT is %s from the start, and is pushed to when it is not any more',
+    async (mode) => {
+      const device = await register();
+      await mqtt.set(mode);
+      const { client, switches } = hybrid(device);
+      await client.start();
+      expect(client.way).toBe('pull');
+      expect(await carriedOut(device)).toMatchObject({ transport: 'http' });
+      expect(await client.telemetry({ level: 1 })).toBe('stored');
+      await mqtt.set('passing');
+      mqtt.cut();
+      await expect.poll(() => switches, { timeout: 30_000 }).toEqual(['pull', 'push']);
+      await expect.poll(() => client.way).toBe('push');
+      expect(await carriedOut(device)).toBeDefined();
+    },
+  );
+
+  test.each(['refusing', 'swallowing'] as const)(
+    'goes over to pulling within one keepalive when MQTT is %s, and comes back',
+    async (mode) => {
+      const device = await register();
+      const { client, switches } = hybrid(device);
+      await client.start();
+      expect(await carriedOut(device)).toMatchObject({ transport: 'mqtt' });
+      await mqtt.set(mode);
+      // Issued while nobody knows yet: pushed into nowhere, and pulled.
+      const lost = await server.issue(device.id, { name: 'count' });
+      const reading = client.telemetry({ level: 1 });
+      await expect.poll(() => switches, { timeout: 30_000 }).toEqual(['pull']);
+      expect(await carriedOut(device)).toMatchObject({ transport: 'http' });
+      expect(await reading).toBe('stored');
+      await server.commandIn(lost.id, 'succeeded');
+      await mqtt.set('passing');
+      mqtt.cut();
+      await expect.poll(() => switches, { timeout: 30_000 }).toEqual(['pull', 'push']);
+      expect(await carriedOut(device)).toBeDefined();
+    },
+  );
+
+  test('keeps on pulling by the way it is told to', async () => {
+    const device = await register({ wake: { everySeconds: 1 } });
+    await mqtt.set('refusing');
+    const { client } = hybrid(device, { pull: { ask: 'sync', schedule: { everySeconds: 0.2 } } });
+    await client.start();
+    expect(await carriedOut(device)).toMatchObject({ transport: 'http' });
+    expect(await client.telemetry({ level: 1 })).toBe('stored');
+  });
+
+  test('says on start that its token is refused, whichever way is there', async () => {
+    const { id } = await register();
+    const token = `dld_${'A'.repeat(43)}`;
+    await expect(hybrid({ id, token }).client.start()).rejects.toThrow(`refuses the token of ${id}`);
+    await mqtt.set('refusing');
+    await expect(hybrid({ id, token }).client.start()).rejects.toThrow(`refuses the token of ${id}`);
+  });
+
+  test('says over the other way what it could not say over the one', async () => {
+    const device = await register();
+    const { client } = hybrid(device);
+    let finish: (() => void) | undefined;
+    client.onCommand('slow', () => new Promise<string>((resolve) => (finish = () => resolve('done'))));
+    await client.start();
+    const { id } = await server.issue(device.id, { name: 'slow' });
+    await server.commandIn(id, 'delivered');
+    await mqtt.set('refusing');
+    finish?.();
+    expect(await server.commandIn(id, 'succeeded')).toMatchObject({ result: 'done', transport: 'mqtt' });
+  });
+
+  test('loses nothing and does nothing twice while the network does its worst', async () => {
+    const seed = newSeed();
+    const random = seeded(seed);
+    const device = await register({ limits: { leaseSeconds: 2 } });
+    const path = join(folder, `${device.id}.json`);
+    const { client, runs, switches } = hybrid(device, {
+      fetch: lossyFetch(random, 0.3),
+      executed: await ExecutedCommands.open(path),
+    });
+    await client.start();
+    const issued: string[] = [];
+    const sent: Promise<string>[] = [];
+    const modes = ['refusing', 'passing', 'swallowing', 'passing', 'refusing', 'passing'] as const;
+    for (const mode of modes) {
+      for (let i = 0; i < 5; i += 1) {
+        issued.push((await server.issue(device.id, { name: 'count', maxAttempts: 100 })).id);
+        sent.push(client.telemetry({ level: i }));
+        if (random() < 0.3) mqtt.cut();
+        await new Promise((resolve) => setTimeout(resolve, random() * 200));
+      }
+      await mqtt.set(mode);
+      if (mode === 'passing') mqtt.cut();
+      else await expect.poll(() => client.way, { timeout: 30_000 }).toBe('pull');
+    }
+    const context = `seed ${seed}`;
+    for (const id of issued) expect(await server.commandIn(id, 'succeeded'), context).toMatchObject({ result: id });
+    expect(new Set(await Promise.all(sent)), context).toEqual(new Set(['stored']));
+    expect(await count(device.id, 'level'), context).toBe(sent.length);
+    expect([...runs.values()], context).toEqual(issued.map(() => 1));
+    expect(switches.length, context).toBeGreaterThan(1);
+    expect(client.counts).toMatchObject({ samplesDropped: 0, samplesRefused: 0, reportsDropped: 0 });
+  });
+});
