@@ -3,12 +3,13 @@ import type { AddressInfo } from 'node:net';
 import { pino, type Logger } from 'pino';
 import { CommandIssuer } from './broker/commands/issue-command.ts';
 import { CommandLedger } from './broker/commands/command-ledger.ts';
-import { ParkedPolls } from './broker/commands/parked-polls.ts';
+import { PARKED_POLLS_MAX, ParkedPolls } from './broker/commands/parked-polls.ts';
 import { CommandPull } from './broker/commands/pull.ts';
 import { QueueChanges } from './broker/commands/queue-changes.ts';
 import { DeviceSync } from './broker/commands/sync.ts';
 import { CommandQueries } from './broker/commands/command-queries.ts';
 import { sweepEnded } from './broker/commands/command-store.ts';
+import { SleepAdvisor } from './broker/commands/sleep-advisor.ts';
 import { Dispatcher } from './broker/commands/dispatcher.ts';
 import { Notifier } from './broker/commands/notifier.ts';
 import type { Config } from './broker/config.ts';
@@ -20,6 +21,7 @@ import { JournalRoom } from './broker/mqtt/journal-room.ts';
 import { MqttServer } from './broker/mqtt/mqtt-server.ts';
 import { ReceivedMessages } from './broker/mqtt/received-messages.ts';
 import { MqttWebSocket } from './broker/mqtt/websocket.ts';
+import { fill, loopDelay, Overload } from './broker/overload.ts';
 import { ensureAdminKey } from './broker/registry/admin-key.ts';
 import { DeviceRegistry } from './broker/registry/device-registry.ts';
 import { OperatorKeys } from './broker/registry/operator-keys.ts';
@@ -65,6 +67,8 @@ export type StartOptions = {
 
 export const VERSION = '0.1.0';
 const SWEEP_EVERY_MS = HOUR_MS;
+/** What is bounded weighs upon the server from half of its bound on. */
+const PRESSURE_FROM = 0.5;
 
 /** Throws StartError when a port or the data folder cannot be had. */
 export async function startServer(
@@ -138,8 +142,20 @@ async function wire(
   closers.push(() => notifier.stop());
   const issuer = new CommandIssuer(ledger, presence, state, clock, newId);
   const changes = new QueueChanges(ledger, mark.clockFrom(clock));
-  const pull = new CommandPull(ledger, presence, changes, clock, (text) => digests.seal(text));
   const parkedPolls = new ParkedPolls(ledger, registry, presence, clock);
+  const loop = loopDelay();
+  const overload = new Overload([
+    loop,
+    fill('journal', PRESSURE_FROM, () => ({ used: state.journal.bytes, max: state.journal.bytesMax })),
+    fill('parked_polls', PRESSURE_FROM, () => ({ used: parkedPolls.size, max: PARKED_POLLS_MAX })),
+  ]);
+  overload.start();
+  closers.push(() => {
+    overload.close();
+    loop.close();
+  });
+  const advisor = new SleepAdvisor(ledger, registry, presence, overload, clock);
+  const pull = new CommandPull(ledger, presence, changes, advisor, clock, (text) => digests.seal(text));
   const queries = new CommandQueries(ledger, state, history);
   const latest = new LatestValues(history, shipper);
   const ingest = new Ingest(state, events, latest, clock, mark);
@@ -152,7 +168,7 @@ async function wire(
   const messages = new DeviceMessages(registry, ingest, ledger, rejects, metrics);
   const room = new JournalRoom(state.journal);
   const mqtt = new MqttServer({ registry, presence, ledger, dispatcher, notifier, messages, received, room, metrics, log });
-  observe(metrics, { ledger, parkedPolls, registry, presence, state, shipper, quarantine, mqtt, room, clock });
+  observe(metrics, { ledger, parkedPolls, overload, registry, presence, state, shipper, quarantine, mqtt, room, clock });
 
   const problems = async (): Promise<string[]> => problemsOf(state, history, shipper);
   const app = await createApp({

@@ -4,6 +4,7 @@ import { PRESENCE_STATES } from '../devices/presence.ts';
 import type { CommandLedger } from './commands/command-ledger.ts';
 import type { ParkedPolls } from './commands/parked-polls.ts';
 import type { Metrics } from './metrics.ts';
+import type { Overload } from './overload.ts';
 import type { JournalRoom } from './mqtt/journal-room.ts';
 import type { MqttServer } from './mqtt/mqtt-server.ts';
 import type { DeviceRegistry } from './registry/device-registry.ts';
@@ -18,6 +19,7 @@ export function observe(
   parts: {
     ledger: CommandLedger;
     parkedPolls: ParkedPolls;
+    overload: Overload;
     registry: DeviceRegistry;
     presence: PresenceTracker;
     state: State;
@@ -28,7 +30,7 @@ export function observe(
     clock: Clock;
   },
 ): void {
-  const { ledger, parkedPolls, registry, presence, state, shipper, quarantine, mqtt, room, clock } = parts;
+  const { ledger, parkedPolls, overload, registry, presence, state, shipper, quarantine, mqtt, room, clock } = parts;
   const { journal } = state;
 
   ledger.on('stepped', (command, from) => {
@@ -43,6 +45,13 @@ export function observe(
 
   metrics.gauge('downlink_mqtt_connections', 'Open MQTT connections', () => mqtt.connections);
   metrics.gauge('downlink_parked_polls', 'Long polls that wait for a command', () => parkedPolls.size);
+  metrics.labelledGauge(
+    'downlink_pressure',
+    'How near the server is to failing, 0 to 1, by what',
+    'source',
+    () => overload.readings,
+  );
+  metrics.gauge('downlink_busy', '1 while devices are asked to come later', () => (overload.pressure > 0 ? 1 : 0));
   metrics.gauge('downlink_devices', 'Registered devices', () => registry.size);
   metrics.labelledGauge('downlink_devices_by_presence', 'Registered devices by presence', 'presence', () => {
     const counts = new Map<string, number>(PRESENCE_STATES.map((name) => [name, 0]));

@@ -11,12 +11,15 @@ export type Habit = {
   readonly lastContactAt?: number | undefined;
   /** The wake that its last sleep hint named. */
   readonly promisedWakeAt?: number | undefined;
-  /** It was seen to come by its plain schedule, whatever the hint. */
-  readonly keepsToSchedule?: boolean | undefined;
+  /** On how many of its last wakes it came by its plain schedule, whatever the hint: 0 to OWN_WAKES_MAX. */
+  readonly ownWakes?: number | undefined;
 };
 
 /** Steps towards an interval's steady phase that are followed one by one; after them it is as good as reached. */
 const DRIFT_WAKES_MAX = 16;
+const OWN_WAKES_MAX = 3;
+/** From so many on it is expected by its schedule: one alone may have been a contact on another occasion. */
+const OWN_WAKES_MIN = 2;
 /** A plain wake and a promised one closer together than this cannot be told apart. */
 const TELLING_MS_MIN = 2 * SECOND_MS;
 
@@ -60,24 +63,23 @@ export function nthExpectedWakeAt(device: Sleeper, habit: Habit, n: number, afte
 }
 
 /**
- * Whether the device comes by its plain schedule rather than as it is told, as its contact at `now`, the first of a wake, shows; `had` is
- * what was known before it. What cannot be told stays as it was.
+ * On how many wakes the device came by its plain schedule rather than as it was told, after the first contact of a wake at `now`; `had` is what was
+ * known before it. A contact that may be either, or neither, says nothing.
  */
-export function keepsToSchedule(device: Sleeper, had: Habit, now: number): boolean {
-  const { lastContactAt, promisedWakeAt } = had;
-  const before = had.keepsToSchedule ?? false;
-  if (lastContactAt === undefined || promisedWakeAt === undefined || promisedWakeAt <= lastContactAt) return before;
+export function ownWakesAfter(device: Sleeper, had: Habit, now: number): number {
+  const { lastContactAt, promisedWakeAt, ownWakes = 0 } = had;
+  if (lastContactAt === undefined || promisedWakeAt === undefined || promisedWakeAt <= lastContactAt) return ownWakes;
   const plain = hasSchedule(device.wake) ? plainWakeNear(device.wake, lastContactAt, now) : undefined;
-  if (plain === undefined || Math.abs(promisedWakeAt - plain) < TELLING_MS_MIN) return before;
+  if (plain === undefined || Math.abs(promisedWakeAt - plain) < TELLING_MS_MIN) return ownWakes;
   const fromPromise = Math.abs(now - promisedWakeAt);
   const fromPlain = Math.abs(now - plain);
-  const isClear = Math.min(fromPromise, fromPlain) < Math.abs(promisedWakeAt - plain) / 4;
-  return isClear ? fromPlain < fromPromise : before;
+  if (Math.min(fromPromise, fromPlain) >= Math.abs(promisedWakeAt - plain) / 4) return ownWakes;
+  return fromPlain < fromPromise ? Math.min(ownWakes + 1, OWN_WAKES_MAX) : Math.max(ownWakes - 1, 0);
 }
 
 /** The promise, while it is worth anything: a contact after it has used it up. */
-function promiseOf({ promisedWakeAt, lastContactAt, keepsToSchedule: keeps }: Habit): number | undefined {
-  if (promisedWakeAt === undefined || keeps === true) return undefined;
+function promiseOf({ promisedWakeAt, lastContactAt, ownWakes = 0 }: Habit): number | undefined {
+  if (promisedWakeAt === undefined || ownWakes >= OWN_WAKES_MIN) return undefined;
   return lastContactAt !== undefined && promisedWakeAt <= lastContactAt ? undefined : promisedWakeAt;
 }
 

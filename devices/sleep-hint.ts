@@ -14,7 +14,8 @@ import { hasSchedule, plannedWakeAt, slotOf, type Sleeper } from './wake-slot.ts
  *
  * Without bounds a device with a schedule is never asked to come sooner, and later only when the server is busy.
  */
-export type SleepReason = 'schedule' | 'pending' | 'busy' | 'activity';
+export const SLEEP_REASONS = ['schedule', 'pending', 'busy', 'activity'] as const;
+export type SleepReason = (typeof SLEEP_REASONS)[number];
 
 export type Sleep = {
   /** Whole seconds from now; `Retry-After` says the same. */
@@ -31,9 +32,9 @@ export type SleepFacts = {
   readonly sleptMs: number;
   /** There is more to lease right now. */
   readonly more: boolean;
-  /** Commands wait for it that cannot be handed over now. */
+  /** Commands wait for it that it has not confirmed. */
   readonly isQueued: boolean;
-  /** When the first of those that are worth a wake of their own can be. */
+  /** When the first of those that are worth a wake of their own can be handed over, if it cannot be now. */
   readonly dueAt?: number | undefined;
   /** When a command or a change was last seen, and how far apart they usually are; absent when none was. */
   readonly activity?: { readonly at: number; readonly gapMs: number } | undefined;
@@ -79,7 +80,8 @@ function waking(device: Sleeper & Pick<Device, 'limits'>, facts: SleepFacts): Wa
     if (isWorthIt(now, at, planned === undefined ? Number.POSITIVE_INFINITY : usual.at) && at < usual.at)
       return { at, reason: 'pending' };
   }
-  if (pressure === 0 || isQueued) return usual;
+  // Commands that wait were promised the next wake of the schedule.
+  if (pressure === 0 || (isQueued && planned !== undefined)) return usual;
   const latest = bounds.maxMs === undefined ? latestWhenBusy(device, usual.at) : now + bounds.maxMs;
   return putOff(device.id, usual, latest - usual.at, pressure);
 }

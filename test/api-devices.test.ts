@@ -121,11 +121,19 @@ describe('showing and changing', () => {
 
   test('a new schedule changes the presence at once', async () => {
     const token = await server.createDevice('slow', { wake: { everySeconds: 3_600 } });
-    await server.request('GET', '/v1/device/commands', { credential: token });
+    await server.request('POST', '/v1/device/telemetry', { credential: token, body: { level: 1 } });
     clock.advance(600_000);
     expect((await server.request<DeviceView>('GET', '/v1/devices/slow')).body.presence['state']).toBe('asleep');
     const { body } = await server.request<DeviceView>('PATCH', '/v1/devices/slow', { body: { wake: { everySeconds: 60 } } });
     expect(body.presence['state']).toBe('lost');
+  });
+
+  test('a new schedule makes no device late that was told to come later', async () => {
+    const token = await server.createDevice('promised', { wake: { everySeconds: 3_600, slackSeconds: 0 } });
+    await server.request('GET', '/v1/device/commands', { credential: token });
+    clock.advance(600_000);
+    const { body } = await server.request<DeviceView>('PATCH', '/v1/devices/promised', { body: { wake: { everySeconds: 60 } } });
+    expect(body.presence).toMatchObject({ state: 'asleep', nextWakeAt: new Date(clock.now() + 3_000_000).toISOString() });
   });
 
   test.each<[string, unknown, string | undefined]>([
@@ -222,7 +230,8 @@ describe('listing', () => {
     ['limit=1&limit=2', 'query.limit'],
     ['label=north', 'query.label'],
     ['label=:north', 'query.label'],
-    ['presence=here', 'query.presence[0]'],
+    ['presence=here', 'query.presence'],
+    ['presence=late,', 'query.presence'],
     ['colour=red', 'query.colour'],
   ])('%s is refused', async (query, at) => {
     expectProblem(await list(query), 'invalid_request', at);

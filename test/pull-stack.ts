@@ -5,6 +5,7 @@ import { CommandLedger } from '../broker/commands/command-ledger.ts';
 import { ParkedPolls } from '../broker/commands/parked-polls.ts';
 import { CommandPull } from '../broker/commands/pull.ts';
 import { QueueChanges } from '../broker/commands/queue-changes.ts';
+import { SleepAdvisor } from '../broker/commands/sleep-advisor.ts';
 import { LiveEvents } from '../broker/live-events.ts';
 import { DeviceRegistry } from '../broker/registry/device-registry.ts';
 import { PresenceTracker } from '../broker/registry/presence-tracker.ts';
@@ -52,7 +53,8 @@ export class PullStack {
     const presence = new PresenceTracker(registry, state, events, clock);
     const ledger = new CommandLedger(state, events, clock, mark);
     const changes = new QueueChanges(ledger, mark.clockFrom(clock));
-    const pull = new CommandPull(ledger, presence, changes, clock, (text) => digests.seal(text));
+    const advisor = new SleepAdvisor(ledger, registry, presence, { pressure: 0 }, clock);
+    const pull = new CommandPull(ledger, presence, changes, advisor, clock, (text) => digests.seal(text));
     const parked = new ParkedPolls(ledger, registry, presence, clock, options.pollsMax);
     return new PullStack({ clock, ledger, registry, presence, pull, parked }, async () => {
       parked.close();

@@ -5,10 +5,11 @@ import { isLeasable } from '../../devices/command-machine.ts';
 import { cursorOfText, cursorText, wrongCursor, type Cursor, type CursorDigest } from '../../devices/cursor.ts';
 import type { Device } from '../../devices/device.ts';
 import { pack, type PackingDeferral } from '../../devices/packing.ts';
-import { nextWakeAt } from '../../devices/wake-schedule.ts';
+import type { Sleep } from '../../devices/sleep-hint.ts';
 import type { PresenceTracker } from '../registry/presence-tracker.ts';
 import type { CommandLedger } from './command-ledger.ts';
 import type { QueueChanges } from './queue-changes.ts';
+import type { SleepAdvisor } from './sleep-advisor.ts';
 
 /**
  * Pulling: a device that comes confirms what it got, leases what is queued for it, and learns until when it may sleep.
@@ -36,16 +37,6 @@ export type Pulled = {
   readonly sleep: Sleep;
 };
 
-/** Until when the device may sleep: `pending`, come again at once; `schedule`, its next wake. */
-export type Sleep = {
-  readonly untilSeconds: number;
-  /** Epoch milliseconds. */
-  readonly wakeAt: number;
-  readonly reason: 'schedule' | 'pending';
-};
-
-/** What a device without a schedule is told to wait between polls. */
-export const POLL_SECONDS_DEFAULT = 30;
 const TAG_CHARS = 16;
 /** Whatever a poll would be given, it would be nothing. */
 const NOTHING_TAG = 'W/"nothing"';
@@ -54,13 +45,22 @@ export class CommandPull {
   readonly #ledger: CommandLedger;
   readonly #presence: PresenceTracker;
   readonly #changes: QueueChanges;
+  readonly #advisor: SleepAdvisor;
   readonly #clock: Clock;
   readonly #digest: CursorDigest;
 
-  constructor(ledger: CommandLedger, presence: PresenceTracker, changes: QueueChanges, clock: Clock, digest: CursorDigest) {
+  constructor(
+    ledger: CommandLedger,
+    presence: PresenceTracker,
+    changes: QueueChanges,
+    advisor: SleepAdvisor,
+    clock: Clock,
+    digest: CursorDigest,
+  ) {
     this.#ledger = ledger;
     this.#presence = presence;
     this.#changes = changes;
+    this.#advisor = advisor;
     this.#clock = clock;
     this.#digest = digest;
   }
@@ -141,13 +141,9 @@ export class CommandPull {
     }
   }
 
-  /** Until when the device may sleep. */
+  /** Until when the device may sleep; it is promised to be met then. */
   sleep(device: Device, more: boolean): Sleep {
-    const now = this.#clock.now();
-    if (more) return { untilSeconds: 0, wakeAt: now, reason: 'pending' };
-    const scheduled = device.wake && nextWakeAt(device.wake, now, now);
-    const wakeAt = scheduled ?? now + POLL_SECONDS_DEFAULT * SECOND_MS;
-    return { untilSeconds: Math.max(1, Math.ceil((wakeAt - now) / SECOND_MS)), wakeAt, reason: 'schedule' };
+    return this.#advisor.advise(device, { more });
   }
 
   #leasable(deviceId: string): Command[] {

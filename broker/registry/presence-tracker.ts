@@ -1,6 +1,6 @@
 import { SECOND_MS, type Clock } from '../../devices/clock.ts';
 import type { Wake } from '../../devices/device.ts';
-import { keepsToSchedule } from '../../devices/expected-wakes.ts';
+import { ownWakesAfter } from '../../devices/expected-wakes.ts';
 import { mustSettle, presenceOf, type Contacts, type Presence, type PresenceState } from '../../devices/presence.ts';
 import { Deadlines } from '../deadlines.ts';
 import type { LiveEvents } from '../live-events.ts';
@@ -20,14 +20,14 @@ const SAVE_EVERY_MS = 5_000;
 const WAKE_GAP_MS_MAX = 10_000;
 export const SETTLE_MS = 5_000;
 
-type Saved = { lastContactAt: number; promisedWakeAt?: number; keepsToSchedule?: boolean };
+type Saved = { lastContactAt: number; promisedWakeAt?: number; ownWakes?: number };
 
 type Tracked = {
   sessions: number;
   parked: number;
   lastContactAt: number | undefined;
   promisedWakeAt: number | undefined;
-  keepsToSchedule: boolean;
+  ownWakes: number;
   /** When the wake under way began, and how long the device was silent before. */
   wokeAt: number;
   sleptMs: number;
@@ -94,7 +94,7 @@ export class PresenceTracker {
     const { lastContactAt } = tracked;
     const device = this.#registry.find(id);
     if (lastContactAt === undefined || now - lastContactAt >= wakeGapMs(device?.wake)) {
-      if (device !== undefined) tracked.keepsToSchedule = keepsToSchedule(device, tracked, now);
+      if (device !== undefined) tracked.ownWakes = ownWakesAfter(device, tracked, now);
       tracked.isWakeTaken = false;
       tracked.wokeAt = now;
       tracked.sleptMs = lastContactAt === undefined ? 0 : now - lastContactAt;
@@ -191,8 +191,8 @@ export class PresenceTracker {
   }
 
   #savedOf(id: string): Saved {
-    const { lastContactAt = this.#clock.now(), promisedWakeAt, keepsToSchedule: keeps } = this.#track(id);
-    return { lastContactAt, ...(promisedWakeAt !== undefined && { promisedWakeAt }), ...(keeps && { keepsToSchedule: keeps }) };
+    const { lastContactAt = this.#clock.now(), promisedWakeAt, ownWakes } = this.#track(id);
+    return { lastContactAt, ...(promisedWakeAt !== undefined && { promisedWakeAt }), ...(ownWakes > 0 && { ownWakes }) };
   }
 
   #track(id: string): Tracked {
@@ -218,7 +218,7 @@ function untracked(wokeAt: number): Tracked {
     parked: 0,
     lastContactAt: undefined,
     promisedWakeAt: undefined,
-    keepsToSchedule: false,
+    ownWakes: 0,
     wokeAt,
     sleptMs: 0,
     isWakeTaken: false,

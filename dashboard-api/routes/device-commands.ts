@@ -3,6 +3,7 @@ import { reportCommand } from '../../broker/commands/report-command.ts';
 import { octetsAsBase64 } from '../../devices/cbor.ts';
 import { COMMAND_STATES } from '../../devices/command.ts';
 import { parseReport, REPORT_STATES } from '../../devices/report.ts';
+import { SLEEP_REASONS } from '../../devices/sleep-hint.ts';
 import type { Api, ApiParts } from '../api-parts.ts';
 import { deviceAuth, deviceOf } from '../auth-device.ts';
 import { answerFormatOf, sendAnswer } from '../device-answer.ts';
@@ -43,7 +44,7 @@ const sleepSchema = Type.Object({
     description: 'How long the device may sleep; 0 when there is more to pull. `Retry-After` says the same',
   }),
   wakeAt: timeSchema,
-  reason: Type.Enum(['schedule', 'pending']),
+  reason: Type.Enum([...SLEEP_REASONS]),
 });
 
 /** What every answer with commands has. */

@@ -9,7 +9,7 @@ import {
   type Wake,
 } from '../../devices/device.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
-import { PRESENCE_STATES } from '../../devices/presence.ts';
+import { PRESENCE_STATES, type PresenceState } from '../../devices/presence.ts';
 import type { Api, ApiParts } from '../api-parts.ts';
 import { operatorAuth } from '../auth-operator.ts';
 import { cursorOf, PAGE_DEFAULT, PAGE_MAX, placeOf } from '../cursor.ts';
@@ -127,7 +127,12 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
                 description: '`name:value`; repeated, all must match',
               }),
             ),
-            presence: Type.Optional(Type.Array(Type.Enum([...PRESENCE_STATES]), { description: 'Repeated, any may match' })),
+            presence: Type.Optional(
+              Type.Array(Type.String({ maxLength: 128 }), {
+                maxItems: 16,
+                description: `Of ${PRESENCE_STATES.join(', ')}; repeated or with commas between, any may match`,
+              }),
+            ),
             limit: limitParameter(PAGE_MAX, PAGE_DEFAULT),
             cursor: cursorParameter,
           },
@@ -140,7 +145,8 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
       },
     },
     (request) => {
-      const { label = [], limit = PAGE_DEFAULT, presence: states, cursor } = request.query;
+      const { label = [], limit = PAGE_DEFAULT, presence: given, cursor } = request.query;
+      const states = given && statesOf(given);
       const after = placeOf('devices', cursor, /^[A-Za-z0-9._-]{1,64}$/);
       const { devices, next } = page(parts, { labels: labelsOf(label), states, limit, after });
       return {
@@ -247,7 +253,12 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
 
 function page(
   { registry, presence }: ApiParts,
-  asked: { labels: Record<string, string>; states: readonly string[] | undefined; limit: number; after: string | undefined },
+  asked: {
+    labels: Record<string, string>;
+    states: ReadonlySet<PresenceState> | undefined;
+    limit: number;
+    after: string | undefined;
+  },
 ): { devices: Device[]; next: string | undefined } {
   const { labels, limit, states } = asked;
   if (states === undefined) {
@@ -255,14 +266,24 @@ function page(
     const devices = found.slice(0, limit);
     return { devices, next: found.length > limit ? devices.at(-1)?.id : undefined };
   }
-  const wanted = new Set<string>(states);
   const scanned = registry.list({ limit: SCANNED_MAX + 1, after: asked.after, labels });
   const devices: Device[] = [];
   for (const [i, device] of scanned.entries()) {
     if (devices.length === limit || i === SCANNED_MAX) return { devices, next: scanned[i - 1]?.id };
-    if (wanted.has(presence.presence(device.id).state)) devices.push(device);
+    if (states.has(presence.presence(device.id).state)) devices.push(device);
   }
   return { devices, next: undefined };
+}
+
+function statesOf(given: readonly string[]): Set<PresenceState> {
+  const names = given.flatMap((text) => text.split(','));
+  const wrong = names.find((name) => !(PRESENCE_STATES as readonly string[]).includes(name));
+  if (wrong === undefined) return new Set(names as PresenceState[]);
+  throw new DownlinkError(
+    'invalid_request',
+    `query.presence: ${wrong.slice(0, 64) || 'an empty value'} is none of ${PRESENCE_STATES.join(', ')}`,
+    { at: 'query.presence' },
+  );
 }
 
 function labelsOf(given: readonly string[]): Record<string, string> {

@@ -24,7 +24,8 @@ export function streamRoutes(app: Api, parts: ApiParts, streams: LiveStreams): v
           'Role: viewer. Server-sent events, with a comment every 15 s:',
           '- `telemetry` `{"device","time","values"}`',
           '- `command` `{"device","time","from","to","command"}`; `from` is `none` for one just issued',
-          '- `presence` `{"device","time","from","to","presence"}`',
+          '- `presence` `{"device","time","from","to","alert","recovered"?,"presence"}`; `alert` is true for `late`, `missed` and `lost`, `recovered` is there ' +
+            'where one of them ends. What is undone within 5 s (a session that drops and returns, the pause between two long polls) is not told',
           '- `reset` `{"reason"}`: events were missed, so fetch anew what you show. `other_run`: the server was started anew; `too_old`: they are no ' +
             'longer kept; `overflow`: you read slower than they came.',
           '',
@@ -44,6 +45,11 @@ export function streamRoutes(app: Api, parts: ApiParts, streams: LiveStreams): v
                 description: 'Device ids; repeated or with commas between; all when absent',
               }),
             ),
+            alert: Type.Optional(
+              Type.Boolean({
+                description: 'Only what raises, changes or ends an alert of presence; with `type`, other types as well',
+              }),
+            ),
             lastEventId: Type.Optional(Type.String({ maxLength: 128 })),
           },
           { additionalProperties: false },
@@ -56,14 +62,15 @@ export function streamRoutes(app: Api, parts: ApiParts, streams: LiveStreams): v
       },
     },
     (request, reply) => {
-      const { type, device, lastEventId } = request.query;
-      const types = type && new Set(listed(type, 'type', isEventType, `none of ${LIVE_EVENT_TYPES.join(', ')}`));
+      const { type, device, alert, lastEventId } = request.query;
+      const given = type ?? (alert ? ['presence'] : undefined);
+      const types = given && new Set(listed(given, 'type', isEventType, `none of ${LIVE_EVENT_TYPES.join(', ')}`));
       const devices = device && new Set(listed(device, 'device', isIdText, 'no device id'));
       streams.assertRoom();
       reply.hijack();
       streams.open(reply.raw, {
         keyId: operatorOf(request).id,
-        filter: { ...(types && { types }), ...(devices && { devices }) },
+        filter: { ...(types && { types }), ...(devices && { devices }), ...(alert && { alertsOnly: alert }) },
         lastEventId: request.headers['last-event-id'] ?? lastEventId,
       });
     },

@@ -1,5 +1,6 @@
 import type { ServerResponse } from 'node:http';
 import type { LiveEvent, LiveEvents, LiveEventType, NumberedEvent } from '../../broker/live-events.ts';
+import { isAlert } from '../../devices/presence.ts';
 import { commentText, placeText, resetText, type ResetReason } from './stream-text.ts';
 
 /**
@@ -15,6 +16,8 @@ export type StreamFilter = {
   /** Absent: all. */
   readonly types?: ReadonlySet<LiveEventType>;
   readonly devices?: ReadonlySet<string>;
+  /** Of presence, only what raises an alert, changes it or ends it. */
+  readonly alertsOnly?: boolean;
 };
 
 /** What may wait in the socket before the stream falls behind. */
@@ -147,9 +150,10 @@ export class LiveStream {
     this.#flush();
   }
 
-  #wants({ type, deviceId }: LiveEvent): boolean {
-    const { types, devices } = this.#filter;
-    return (types === undefined || types.has(type)) && (devices === undefined || devices.has(deviceId));
+  #wants(event: LiveEvent): boolean {
+    const { types, devices, alertsOnly } = this.#filter;
+    if (alertsOnly && event.type === 'presence' && !isAlert(event.from) && !isAlert(event.presence.state)) return false;
+    return (types === undefined || types.has(event.type)) && (devices === undefined || devices.has(event.deviceId));
   }
 
   #wantsTelemetry(): boolean {

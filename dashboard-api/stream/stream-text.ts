@@ -1,4 +1,5 @@
 import type { LiveEvent } from '../../broker/live-events.ts';
+import { isAlert } from '../../devices/presence.ts';
 import { commandView } from '../command-view.ts';
 import { presenceView } from '../device-view.ts';
 import { rfc3339, rfc3339OfNs } from '../times.ts';
@@ -43,6 +44,8 @@ function dataOf(event: LiveEvent): object {
         time: rfc3339(event.at),
         from: event.from,
         to: event.presence.state,
+        alert: isAlert(event.presence.state),
+        ...(isAlert(event.from) && !isAlert(event.presence.state) && { recovered: true }),
         presence: presenceView(event.presence, {}),
       };
   }
