@@ -64,6 +64,8 @@ describe('line protocol', () => {
     expect(parseRow(text, 26, text.length - 1)).toEqual({
       measurement: 'telemetry',
       tags: ['device', 'b'],
+      fieldsFrom: 45,
+      fieldsTo: 55,
       fields: ['x', '2', 'y', 'true'],
       timeNs: '20',
     });

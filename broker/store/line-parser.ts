@@ -9,6 +9,9 @@ export type Row = {
   readonly tags: readonly string[];
   /** Names and values by turns; values as they were written, see valueOf. */
   readonly fields: readonly string[];
+  /** Where the fields stand in the text that was read. */
+  readonly fieldsFrom: number;
+  readonly fieldsTo: number;
   /** Nanoseconds since the epoch. */
   readonly timeNs: string;
 };
@@ -40,10 +43,11 @@ export function parseRow(text: string, from = 0, to = text.length): Row {
     at = end;
   }
   if (text.charCodeAt(at) !== SPACE) throw new SyntaxError('tags end with a space');
-  at = readFields(text, at + 1, to, fields);
+  const fieldsFrom = at + 1;
+  at = readFields(text, fieldsFrom, to, fields);
   if (text.charCodeAt(at) !== SPACE || !isInteger(text, at + 1, to))
     throw new SyntaxError('a row ends with its time in nanoseconds');
-  return { measurement, tags, fields, timeNs: text.slice(at + 1, to) };
+  return { measurement, tags, fields, fieldsFrom, fieldsTo: at, timeNs: text.slice(at + 1, to) };
 }
 
 /** Names and values by turns. Throws SyntaxError when `text` is not a list of fields. */

@@ -3,12 +3,15 @@ import { isDeviceId } from '../../../devices/device.ts';
 import type { RefusedLine } from '../history.ts';
 import { parseFields, parseRow, valueOf, type Row } from '../line-parser.ts';
 import { rowEnds } from '../line-rows.ts';
-import { commandIdKey, commandKeys, eventKey, fieldPrefix } from './history-keys.ts';
+import { commandIdKey, commandKeys, eventKey, fieldPrefix, type CommandKeys } from './history-keys.ts';
 import type { Database } from './open-level.ts';
 import { sortableTimeOf } from './sortable-time.ts';
 
 /** Fields put before the event loop gets its turn: some 2 ms. */
 const FIELDS_A_TURN = 1_000;
+const COMMANDS_A_TURN = 250;
+/** The first field of a row that commandLine wrote, which has all there is to say. Others add to what is there. */
+const WHOLE_ROW_STARTS_WITH = 'id';
 
 /** Writes line protocol in one batch, durable when it resolves. Rows that are none of History's come back with the reason. */
 export async function writeRows(db: Database, text: string): Promise<RefusedLine[]> {
@@ -21,7 +24,7 @@ export async function writeRows(db: Database, text: string): Promise<RefusedLine
       if (end > start) {
         try {
           const row = parseRow(text, start, end);
-          batch.add(row);
+          batch.add(row, text);
           fields += row.fields.length / 2;
         } catch (error) {
           if (!(error instanceof SyntaxError)) throw error;
@@ -40,20 +43,21 @@ export async function writeRows(db: Database, text: string): Promise<RefusedLine
   return refused;
 }
 
-/** Rows with the same key merge their fields, also within the batch. */
+type CommandRow = { readonly keys: CommandKeys; readonly fields: readonly string[]; readonly text: string };
+
+/** Rows with the same key merge their fields, also within the batch; of whole rows of a command the last is put. */
 class RowBatch {
   readonly #db: Database;
   readonly #batch: ChainedBatch<Database, string, string>;
-  /** Fields of command and event rows in this batch, by key. */
-  readonly #merged = new Map<string, string>();
+  readonly #commands = new Map<string, CommandRow>();
 
   constructor(db: Database) {
     this.#db = db;
     this.#batch = db.batch();
   }
 
-  /** Throws SyntaxError with the reason when the row is of none of History's measurements. */
-  add({ measurement, tags, fields, timeNs }: Row): void {
+  /** Takes a row that was read from `text`. Throws SyntaxError with the reason when it is of none of History's measurements. */
+  add({ measurement, tags, fields, fieldsFrom, fieldsTo, timeNs }: Row, text: string): void {
     const [tag, device, nameTag, name] = tags;
     if (tag !== 'device' || device === undefined || !isDeviceId(device)) throw new SyntaxError('a row has a device');
     const time = sortableTimeOf(timeNs);
@@ -61,11 +65,19 @@ class RowBatch {
       case 'telemetry':
         for (let i = 0; i < fields.length; i += 2) this.#put(fieldPrefix(device, fields[i] ?? '') + time, fields[i + 1] ?? '');
         return;
-      case 'command':
+      case 'command': {
         if (nameTag !== 'name' || name === undefined) throw new SyntaxError('a command row has a name');
-        return this.#addCommand(device, time, name, fields);
+        const keys = commandKeys(device, time, name);
+        const isWhole = fields[0] === WHOLE_ROW_STARTS_WITH;
+        this.#commands.set(
+          keys.row,
+          isWhole ? { keys, fields, text: text.slice(fieldsFrom, fieldsTo) } : this.#merged(keys, fields),
+        );
+        return;
+      }
       case 'command_event':
-        this.#merge(eventKey(device, time), fields);
+        // Of one time there is one, written once: nothing to merge.
+        this.#put(eventKey(device, time), text.slice(fieldsFrom, fieldsTo));
         return;
       default:
         throw new SyntaxError('the measurement is none of telemetry, command and command_event');
@@ -73,6 +85,17 @@ class RowBatch {
   }
 
   async write(): Promise<void> {
+    let put = 0;
+    for (const { keys, fields, text } of this.#commands.values()) {
+      const state = String(valueOf(fieldOf(fields, 'state') ?? '""'));
+      const id = fieldOf(fields, 'id');
+      this.#put(keys.row, text);
+      this.#put(keys.ofDevice, state);
+      this.#put(keys.ofAll, state);
+      if (id !== undefined) this.#put(commandIdKey(String(valueOf(id))), keys.row);
+      put += 1;
+      if (put % COMMANDS_A_TURN === 0) await new Promise(setImmediate);
+    }
     await this.#batch.write({ sync: true });
   }
 
@@ -80,30 +103,23 @@ class RowBatch {
     await this.#batch.close();
   }
 
-  #addCommand(device: string, time: string, name: string, fields: readonly string[]): void {
-    const keys = commandKeys(device, time, name);
-    const merged = this.#merge(keys.row, fields);
-    const state = String(valueOf(merged.get('state') ?? '""'));
-    this.#put(keys.ofDevice, state);
-    this.#put(keys.ofAll, state);
-    const id = merged.get('id');
-    if (id !== undefined) this.#put(commandIdKey(String(valueOf(id))), keys.row);
-  }
-
-  #merge(key: string, fields: readonly string[]): Map<string, string> {
-    const before = this.#merged.get(key) ?? this.#db.getSync(key);
+  #merged(keys: CommandKeys, fields: readonly string[]): CommandRow {
+    const before = this.#commands.get(keys.row)?.text ?? this.#db.getSync(keys.row);
     const merged = new Map<string, string>();
     for (const given of before === undefined ? [fields] : [parseFields(before), fields]) {
       for (let i = 0; i < given.length; i += 2) merged.set(given[i] ?? '', given[i + 1] ?? '');
     }
     const text = Array.from(merged, ([field, value]) => `${field}=${value}`).join(',');
-    this.#merged.set(key, text);
-    this.#put(key, text);
-    return merged;
+    return { keys, fields: [...merged].flat(), text };
   }
 
   // A chained batch costs 1.3 µs a put, an array of operations 10 µs.
   #put(key: string, value: string): void {
     this.#batch.put(key, value);
   }
+}
+
+function fieldOf(fields: readonly string[], name: string): string | undefined {
+  for (let i = 0; i < fields.length; i += 2) if (fields[i] === name) return fields[i + 1];
+  return undefined;
 }
