@@ -135,6 +135,9 @@ describe('answers are as the document says', () => {
     await ask('DELETE /v1/commands/{id}', `/v1/commands/${String(issued['id'])}`);
     await ask('POST /v1/device/commands/{id}', report, { ...device, body: { state: 'succeeded', result: { a: null } } });
     await ask('POST /v1/device/commands/{id}', report, { ...device, body: { state: 'failed' } });
+    const sync = { telemetry: { temperature: 3 }, reports: [{ id: 'none', state: 'failed' }], confirms: [], limit: 1, sentAt: 5 };
+    await ask('POST /v1/device/sync', '/v1/device/sync', { ...device, body: sync });
+    await ask('POST /v1/device/sync', '/v1/device/sync', { ...device, body: { limit: 0 } });
     await ask('GET /v1/commands/{id}', `/v1/commands/${String(issued['id'])}`);
     await ask('GET /v1/commands/{id}', '/v1/commands/none');
     await ask('DELETE /v1/commands/{id}', `/v1/commands/${String(issued['id'])}`);

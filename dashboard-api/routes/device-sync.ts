@@ -4,7 +4,7 @@ import { REPORT_STATES } from '../../devices/report.ts';
 import { parseSync, SYNC_BYTES_MAX, SYNC_CONFIRMS_MAX, SYNC_REPORTS_MAX } from '../../devices/sync-message.ts';
 import type { Api, ApiParts } from '../api-parts.ts';
 import { deviceAuth, deviceOf } from '../auth-device.ts';
-import { answerEncoderFor } from '../device-answer.ts';
+import { type AnswerEncoder, answerEncoderFor } from '../device-answer.ts';
 import { pullRequestOf, releaseIfLost } from '../device-poll.ts';
 import { deviceBodyOf } from '../json-body.ts';
 import { BY_DEVICE, guardedProblems, TAGS, timeSchema } from '../openapi.ts';
@@ -131,9 +131,9 @@ export function deviceSyncRoutes(app: Api, parts: ApiParts): void {
       );
 
       const time = rfc3339(clock.now());
-      const room =
-        (message.maxBytes ?? Number.POSITIVE_INFINITY) - answerEncoderFor(request, { standard, more: { time } }).envelopeBytes;
-      const refused = refusalsWithin(room, taken.refused);
+      const refused = refusalsThatFit(taken.refused, message.maxBytes, () =>
+        answerEncoderFor(request, { standard, more: { time } }),
+      );
       const encoder = answerEncoderFor(request, { standard, more: { time, ...(refused.length > 0 && { refused }) } });
       const pulled = pull.lease(device, pullRequestOf(message, encoder));
       releaseIfLost(reply, parts, pulled.commands);
@@ -146,15 +146,15 @@ export function deviceSyncRoutes(app: Api, parts: ApiParts): void {
 
 type RefusalView = { readonly at: string; readonly id: string; readonly code: string; readonly message: string };
 
-/** Those that fit into so many octets, in JSON, which is never shorter than CBOR here. The others the operator sees all the same. */
-function refusalsWithin(room: number, refused: readonly SyncRefusal[]): RefusalView[] {
-  let left = room - REFUSED_FIELD_BYTES;
-  const views: RefusalView[] = [];
-  for (const { at, id, error } of refused) {
-    const view = { at, id, code: error.code, message: error.message };
-    left -= Buffer.byteLength(JSON.stringify(view)) + 1;
-    if (left < 0) break;
-    views.push(view);
-  }
-  return views;
+/** As many as an answer may hold, counted in JSON, which is never shorter than CBOR here. The others the operator sees all the same. */
+function refusalsThatFit(
+  refused: readonly SyncRefusal[],
+  maxBytes: number | undefined,
+  without: () => AnswerEncoder,
+): RefusalView[] {
+  const views = refused.map(({ at, id, error }) => ({ at, id, code: error.code, message: error.message }));
+  if (views.length === 0 || maxBytes === undefined) return views;
+  let left = maxBytes - without().envelopeBytes - REFUSED_FIELD_BYTES;
+  const end = views.findIndex((view) => (left -= Buffer.byteLength(JSON.stringify(view)) + 1) < 0);
+  return end < 0 ? views : views.slice(0, end);
 }
