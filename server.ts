@@ -10,6 +10,7 @@ import { DeviceSync } from './broker/commands/sync.ts';
 import { CommandQueries } from './broker/commands/command-queries.ts';
 import { sweepEnded } from './broker/commands/command-store.ts';
 import { SleepAdvisor } from './broker/commands/sleep-advisor.ts';
+import { DeliveryGate } from './broker/commands/delivery-gate.ts';
 import { Dispatcher } from './broker/commands/dispatcher.ts';
 import { Notifier } from './broker/commands/notifier.ts';
 import type { Config } from './broker/config.ts';
@@ -136,7 +137,10 @@ async function wire(
   closers.push(() => shipper.close());
   const ledger = new CommandLedger(state, events, clock, mark);
   closers.push(() => ledger.close());
-  const dispatcher = new Dispatcher(ledger, registry, clock);
+  const latest = new LatestValues(history, shipper);
+  const gate = new DeliveryGate(ledger, latest, clock);
+  closers.push(() => gate.close());
+  const dispatcher = new Dispatcher(ledger, gate, registry, clock);
   closers.push(() => dispatcher.stop());
   const notifier = new Notifier(ledger, dispatcher, clock);
   closers.push(() => notifier.stop());
@@ -155,15 +159,15 @@ async function wire(
     loop.close();
   });
   const advisor = new SleepAdvisor(ledger, registry, presence, overload, clock);
-  const pull = new CommandPull(ledger, presence, changes, advisor, clock, (text) => digests.seal(text));
+  const pull = new CommandPull(ledger, gate, presence, changes, advisor, (text) => digests.seal(text));
   const queries = new CommandQueries(ledger, state, history);
-  const latest = new LatestValues(history, shipper);
   const ingest = new Ingest(state, events, latest, clock, mark);
   const sync = new DeviceSync(ledger, pull, ingest, new DeviceClocks(clock));
   const recovered = recover ? await recoverState(state, history, clock, config.dataDir) : undefined;
   await ledger.load();
   const openCommands = ledger.book.size;
   shipper.start();
+  gate.start();
 
   const messages = new DeviceMessages(registry, ingest, ledger, rejects, metrics);
   const room = new JournalRoom(state.journal);

@@ -1,5 +1,13 @@
 import { Type, type Static } from 'typebox';
-import { COMMAND_STATES, PRIORITIES, type Command } from '../devices/command.ts';
+import {
+  COMMAND_STATES,
+  CONDITION_OPS,
+  DEFERRAL_REASONS,
+  isEnded,
+  PRIORITIES,
+  TRANSPORTS,
+  type Command,
+} from '../devices/command.ts';
 import { deviceIdSchema } from '../devices/device.ts';
 import { forecast, type Forecast } from '../devices/forecast.ts';
 import type { ApiParts } from './api-parts.ts';
@@ -21,6 +29,46 @@ export const forecastSchema = Type.Object(
   { $id: 'Forecast' },
 );
 
+export const conditionSchema = Type.Object(
+  {
+    metric: Type.String({ description: 'Metric of the device whose latest reading counts' }),
+    op: Type.Enum([...CONDITION_OPS], {
+      description: 'Reading on the left, `value` on the right; all but = and != compare numbers',
+    }),
+    value: Type.Unsafe<number | boolean | string>({
+      type: ['number', 'boolean', 'string'],
+      description: 'A number, a boolean or a string of at most 1 KiB; of another kind than the reading it is not equal to it',
+    }),
+    maxAgeSeconds: Type.Optional(
+      Type.Integer({
+        minimum: 1,
+        maximum: 315_360_000,
+        description: 'An older reading than this says nothing; any age when absent',
+      }),
+    ),
+  },
+  {
+    additionalProperties: false,
+    description:
+      'What must hold of the latest reading whenever the command is handed over, else it is cancelled with an `error` that begins with `condition_failed:`',
+    examples: [{ metric: 'level', op: '<', value: 80, maxAgeSeconds: 3_600 }],
+  },
+);
+
+const deferralSchema = Type.Object(
+  {
+    reason: Type.Enum([...DEFERRAL_REASONS], {
+      description:
+        '`over_limit`, `over_max_bytes`: no room beside those before it; `larger_than_max_bytes`: too large for any answer of the size that the device asks for; ' +
+        '`over_push_bytes`: over the size that is pushed to it, so it waits for a pull; `condition_unknown`: History cannot be asked for the reading',
+    }),
+    at: timeSchema,
+    bytes: Type.Optional(Type.Integer({ description: 'Octets that it would have taken' })),
+    bytesMax: Type.Optional(Type.Integer({ description: 'Octets that there may be' })),
+  },
+  { description: 'Why it has not been handed over although the device came; gone once it is' },
+);
+
 export const commandSchema = Type.Object(
   {
     id: Type.String({ description: 'UUIDv7, also the key by which the device knows a repeat' }),
@@ -36,11 +84,12 @@ export const commandSchema = Type.Object(
     expiresAt: Type.Optional(timeSchema),
     expiresWakes: Type.Optional(Type.Integer({ description: 'On how many wakes it may be offered' })),
     wakes: Type.Integer({ description: 'On how many wakes it was offered' }),
+    condition: Type.Optional(conditionSchema),
     reportTimeoutSeconds: Type.Integer(),
     maxAttempts: Type.Integer(),
     state: Type.Enum([...COMMAND_STATES]),
     attempts: Type.Integer({ description: 'How often it was handed over' }),
-    transport: Type.Optional(Type.Enum(['mqtt', 'http'])),
+    transport: Type.Optional(Type.Enum([...TRANSPORTS])),
     queuedAt: timeSchema,
     sentAt: Type.Optional(timeSchema),
     deliveredAt: Type.Optional(timeSchema),
@@ -51,7 +100,9 @@ export const commandSchema = Type.Object(
     result: Type.Optional(Type.Unknown({ description: "The device's result, any JSON" })),
     error: Type.Optional(Type.String({ description: "Why it ended without the device's word" })),
     late: Type.Optional(Type.Literal(true, { description: "The device's word came after the command had ended otherwise" })),
-    supersededBy: Type.Optional(Type.String()),
+    deferral: Type.Optional(deferralSchema),
+    supersededBy: Type.Optional(Type.String({ description: 'Id of the command with the same key that took its place' })),
+    supersedes: Type.Optional(Type.Array(Type.String(), { description: 'Ids of the commands whose place it took' })),
     forecast: Type.Optional(forecastSchema),
   },
   {
@@ -81,25 +132,25 @@ export type CommandView = Static<typeof commandSchema>;
 
 const TIMES = ['queuedAt', 'notBefore', 'expiresAt', 'sentAt', 'deliveredAt', 'startedAt', 'finishedAt'] as const;
 
-/** Every field but those that only the broker needs, with times as text. */
+/** Every field but those that only the server needs, with times as text. */
 export function commandView(command: Command): CommandView {
-  const { historyNs: _, leaseUntil: __, reportBy: ___, ...shown } = command;
+  const { historyNs: _, leaseUntil: __, reportBy: ___, handover: ____, deferral, ...shown } = command;
   const times: Partial<Record<(typeof TIMES)[number], string>> = {};
   for (const field of TIMES) {
     const ms = command[field];
     if (ms !== undefined) times[field] = rfc3339(ms);
   }
-  return { ...shown, ...times } as CommandView;
+  return { ...shown, ...times, ...(deferral && { deferral: { ...deferral, at: rfc3339(deferral.at) } }) } as CommandView;
 }
 
-/** With its forecast while it is queued or sent. */
+/** With its forecast while it is open. */
 export function commandViewNow(
   { registry, presence, clock }: Pick<ApiParts, 'registry' | 'presence' | 'clock'>,
   command: Command,
 ): CommandView {
   const view = commandView(command);
   const device = registry.find(command.deviceId);
-  if (device === undefined || (command.state !== 'queued' && command.state !== 'sent')) return view;
+  if (device === undefined || isEnded(command)) return view;
   const contacts = presence.contacts(device.id);
   const isReachable = contacts.sessions > 0 || contacts.parked > 0;
   return { ...view, forecast: forecastView(forecast(command, device, { ...contacts, reachable: isReachable }, clock.now())) };

@@ -81,6 +81,12 @@ export const problemSchema = Type.Object(
     detail: Type.String({ description: 'What was wrong here; for people, and free to change' }),
     code: Type.Enum(Object.keys(ERROR_CODES), { description: 'Stable' }),
     at: Type.Optional(Type.String({ description: 'The field, parameter or header at fault' })),
+    nextWakeAt: Type.Optional(
+      Type.String({ format: 'date-time', description: 'With `expires_before_next_wake`: when the device is expected' }),
+    ),
+    expiresInSecondsMin: Type.Optional(
+      Type.Integer({ description: 'With `expires_before_next_wake`: the least `expires.inSeconds` that reaches that wake' }),
+    ),
   },
   {
     $id: 'Problem',

@@ -2,6 +2,7 @@ import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 import { DownlinkError } from '../devices/downlink-error.ts';
 import { ERROR_CODES, type ErrorCode } from '../devices/error-codes.ts';
+import { rfc3339 } from './times.ts';
 
 /** Errors as answers: `application/problem+json` (RFC 9457) with our stable code, and the one table from codes to HTTP statuses. */
 export const STATUS_OF = {
@@ -44,10 +45,12 @@ export type Problem = {
   readonly detail: string;
   readonly code: ErrorCode;
   readonly at?: string;
+  readonly nextWakeAt?: string;
+  readonly expiresInSecondsMin?: number;
 };
 
 export function problemOf(error: DownlinkError): Problem {
-  const { code, message, at } = error;
+  const { code, message, at, remedy } = error;
   return {
     type: `urn:downlink:problem:${code}`,
     title: ERROR_CODES[code],
@@ -55,6 +58,7 @@ export function problemOf(error: DownlinkError): Problem {
     detail: message,
     code,
     ...(at !== undefined && { at }),
+    ...(remedy !== undefined && { ...remedy, nextWakeAt: rfc3339(remedy.nextWakeAt) }),
   };
 }
 

@@ -2,7 +2,7 @@ import type { Command } from './command.ts';
 import { countExpectedWakes, expectedWakeAt, type Habit } from './expected-wakes.ts';
 import { hasSchedule, type Sleeper } from './wake-slot.ts';
 
-/** When a queued command will reach its device, as far as can be told. Times are epoch milliseconds. */
+/** When a command will reach its device, as far as can be told; of one that has reached it, when the device comes next. Times are epoch milliseconds. */
 export type Forecast = {
   /** When the device is expected next; absent when it has no schedule and was told no time. */
   readonly nextWakeAt?: number;
@@ -19,9 +19,10 @@ const WAKES_COUNTED_MAX = 100;
 
 /** `reachable`: the device is connected or waiting right now. */
 export function forecast(command: Command, device: Sleeper, contact: Habit & { reachable: boolean }, now: number): Forecast {
+  const nextWakeAt = expectedWakeAt(device, contact, now);
+  if (command.state !== 'queued' && command.state !== 'sent') return nextWakeAt === undefined ? {} : { nextWakeAt };
   const isHandedOver = command.state === 'sent' && !contact.reachable;
   const from = Math.max(now, command.notBefore ?? now, isHandedOver ? (command.leaseUntil ?? now) : now);
-  const nextWakeAt = expectedWakeAt(device, contact, now);
   const expectedAt = contact.reachable ? from : handOverAt(device, contact, from, nextWakeAt);
   const wakesBeforeExpiry =
     hasSchedule(device.wake) && command.expiresAt !== undefined

@@ -44,16 +44,14 @@ export class DeliveryGate {
     for (const { deviceId, condition } of this.#ledger.book.all()) if (condition !== undefined) this.#want(deviceId);
   }
 
-  /** What a device may be handed over now, in the order of delivery. */
-  offer(deviceId: string): readonly Command[] {
-    const open = this.#ledger.book.of(deviceId);
-    if (open.length === 0) return open;
+  /** What a device may be handed over now, in the order of delivery; to be gone through before anything is done with it. */
+  *offer(deviceId: string): Generator<Command, void> {
     const now = this.#clock.now();
-    const leasable = open.filter((command) => isLeasable(command, now));
-    if (this.#latest.isComplete(deviceId)) return leasable;
-    const unconditional = leasable.filter(({ condition }) => condition === undefined);
-    if (unconditional.length < leasable.length) this.#want(deviceId);
-    return unconditional;
+    for (const command of this.#ledger.book.of(deviceId)) {
+      if (!isLeasable(command, now)) continue;
+      if (command.condition === undefined || this.#latest.isComplete(deviceId)) yield command;
+      else this.#want(deviceId);
+    }
   }
 
   /** True when all of these may go. Those whose condition does not hold are cancelled. */

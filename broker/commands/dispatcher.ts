@@ -1,11 +1,11 @@
 import { SECOND_MS, type Clock } from '../../devices/clock.ts';
 import { LEASE_SECONDS_DEFAULT, type Command } from '../../devices/command.ts';
-import { isLeasable } from '../../devices/command-machine.ts';
 import { commandMessage } from '../../devices/command-message.ts';
 import type { Device } from '../../devices/device.ts';
 import { Deadlines } from '../deadlines.ts';
 import type { DeviceRegistry } from '../registry/device-registry.ts';
 import type { CommandLedger } from './command-ledger.ts';
+import type { DeliveryGate } from './delivery-gate.ts';
 import { pushableAt, PushLine, type PushSession } from './push-line.ts';
 
 /**
@@ -22,6 +22,7 @@ export const PUSH_WINDOW = 8;
 
 export class Dispatcher {
   readonly #ledger: CommandLedger;
+  readonly #gate: DeliveryGate;
   readonly #registry: DeviceRegistry;
   readonly #clock: Clock;
   /** The newest last. */
@@ -34,8 +35,9 @@ export class Dispatcher {
   readonly #looksAt = new Map<string, number>();
   readonly #bytesOf = new WeakMap<Command, number>();
 
-  constructor(ledger: CommandLedger, registry: DeviceRegistry, clock: Clock) {
+  constructor(ledger: CommandLedger, gate: DeliveryGate, registry: DeviceRegistry, clock: Clock) {
     this.#ledger = ledger;
+    this.#gate = gate;
     this.#registry = registry;
     this.#clock = clock;
     this.#deadlines = new Deadlines(clock, (deviceId) => this.#onDue(deviceId));
@@ -114,11 +116,8 @@ export class Dispatcher {
   waitingForPull(deviceId: string): readonly Command[] {
     const device = this.#registry.find(deviceId);
     if (device === undefined) return [];
-    const now = this.#clock.now();
     const isConnected = this.#lines.has(deviceId);
-    return this.#ledger.book
-      .of(deviceId)
-      .filter((command) => isLeasable(command, now) && (!isConnected || this.#isTooLarge(device, command)));
+    return [...this.#gate.offer(deviceId)].filter((command) => !isConnected || this.#isTooLarge(device, command));
   }
 
   /** Looks at nothing by itself any more. */
@@ -128,16 +127,23 @@ export class Dispatcher {
 
   /** Gives the time from which on there is more to push, as far as time alone stands in the way. */
   #push(device: Device, line: PushLine): number {
-    const now = this.#clock.now();
     const leaseMs = (device.limits.leaseSeconds ?? LEASE_SECONDS_DEFAULT) * SECOND_MS;
+    let chosen = this.#choose(device, line, leaseMs);
+    while (!this.#gate.admit(chosen.next)) chosen = this.#choose(device, line, leaseMs);
+    for (const command of chosen.tooLarge) this.#defer(device, command);
+    for (const command of chosen.next) if (!line.session.isFull) line.push(command, leaseMs);
+    return chosen.againAt;
+  }
+
+  #choose(device: Device, line: PushLine, leaseMs: number): { next: Command[]; tooLarge: Command[]; againAt: number } {
+    const now = this.#clock.now();
     const isBounded = device.limits.pushBytes !== undefined;
     const next: Command[] = [];
     const tooLarge: Command[] = [];
     let againAt = Number.POSITIVE_INFINITY;
     let room = PUSH_WINDOW - line.unconfirmed;
-    for (const command of this.#ledger.book.of(device.id)) {
+    for (const command of this.#gate.offer(device.id)) {
       if (room <= 0 && !isBounded) break;
-      if (!isLeasable(command, now)) continue;
       if (isBounded && this.#isTooLarge(device, command)) {
         tooLarge.push(command);
       } else if (room > 0) {
@@ -150,9 +156,7 @@ export class Dispatcher {
         }
       }
     }
-    for (const command of tooLarge) this.#defer(device, command);
-    for (const command of next) if (!line.session.isFull) line.push(command, leaseMs);
-    return againAt;
+    return { next, tooLarge, againAt };
   }
 
   #defer(device: Device, command: Command): void {

@@ -8,13 +8,16 @@ import {
   PAYLOAD_BYTES_MAX,
   REPORT_TIMEOUT_SECONDS_DEFAULT,
   type Command,
+  type Condition,
   type Confirm,
   type Priority,
 } from '../../devices/command.ts';
+import { isOrderOp } from '../../devices/condition.ts';
 import type { Device } from '../../devices/device.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import type { JsonValue } from '../../devices/json.ts';
 import { expectedWakeAt, nthExpectedWakeAt } from '../../devices/expected-wakes.ts';
+import { isMetricName, STRING_BYTES_MAX } from '../../devices/telemetry.ts';
 import { hasSchedule } from '../../devices/wake-slot.ts';
 import type { PresenceTracker } from '../registry/presence-tracker.ts';
 import type { Change, State } from '../store/state.ts';
@@ -38,6 +41,7 @@ export type CommandRequest = {
   readonly expires?: Expires;
   readonly reportTimeoutSeconds?: number;
   readonly maxAttempts?: number;
+  readonly condition?: Condition;
   /** Issue it also if it would expire before the device next wakes. */
   readonly force?: boolean;
 };
@@ -148,6 +152,7 @@ export class CommandIssuer {
   #build(device: Device, request: CommandRequest): Command {
     const { force: _, expires, payload, params, ...asked } = request;
     assertSizes(request);
+    if (request.condition !== undefined) assertCondition(request.condition);
     const now = this.#clock.now();
     const from = Math.max(now, request.notBefore ?? now);
     let expiresAt: number | undefined;
@@ -161,7 +166,7 @@ export class CommandIssuer {
     if (expiresAt !== undefined && expiresAt <= from) {
       throw new DownlinkError('invalid_request', 'expires: the command would be expired before it may go out', { at: 'expires' });
     }
-    if (!request.force && expiresAt !== undefined) this.#assertWakesInTime(device, from, expiresAt);
+    if (!request.force) this.#assertWakesInTime(device, from, expiresAt);
     return {
       id: this.#newId(),
       deviceId: device.id,
@@ -183,16 +188,22 @@ export class CommandIssuer {
     };
   }
 
-  #assertWakesInTime(device: Device, from: number, expiresAt: number): void {
+  /** `expiresAt` is absent where only wakes count. */
+  #assertWakesInTime(device: Device, from: number, expiresAt = Number.POSITIVE_INFINITY): void {
     const contacts = this.#presence.contacts(device.id);
     if (!hasSchedule(device.wake) || contacts.sessions > 0 || contacts.parked > 0) return;
     const wakeAt = expectedWakeAt(device, contacts, from);
     if (wakeAt !== undefined && wakeAt < expiresAt) return;
-    const wakes = wakeAt === undefined ? 'never by its schedule' : `at ${new Date(wakeAt).toISOString()}`;
+    if (wakeAt === undefined) {
+      const message = `by its schedule ${device.id} never wakes again; change its schedule or use force`;
+      throw new DownlinkError('expires_before_next_wake', message, { at: 'expires' });
+    }
+    const expiresInSecondsMin = Math.floor((wakeAt - this.#clock.now()) / SECOND_MS) + 1;
     throw new DownlinkError(
       'expires_before_next_wake',
-      `the command expires at ${new Date(expiresAt).toISOString()}, but ${device.id} wakes ${wakes}; extend it or use force`,
-      { at: 'expires' },
+      `the command expires at ${new Date(expiresAt).toISOString()}, but ${device.id} wakes at ${new Date(wakeAt).toISOString()}; ` +
+        `let it expire in ${expiresInSecondsMin} seconds or more, or use force`,
+      { at: 'expires', remedy: { nextWakeAt: wakeAt, expiresInSecondsMin } },
     );
   }
 
@@ -220,6 +231,24 @@ function assertSizes({ params, payload, contentType }: CommandRequest): void {
   }
   if (octets.length > PAYLOAD_BYTES_MAX) {
     throw new DownlinkError('invalid_request', `payload takes at most ${PAYLOAD_BYTES_MAX} octets`, { at: 'payload' });
+  }
+}
+
+function assertCondition({ metric, op, value }: Condition): void {
+  if (!isMetricName(metric)) {
+    throw new DownlinkError(
+      'invalid_request',
+      'condition.metric is no metric name: a letter or _, then up to 63 of A-Z a-z 0-9 _ . -',
+      { at: 'condition.metric' },
+    );
+  }
+  if (isOrderOp(op) && typeof value !== 'number') {
+    const message = `condition.op ${op} compares numbers; a ${typeof value} is compared by = or !=`;
+    throw new DownlinkError('invalid_request', message, { at: 'condition.op' });
+  }
+  if (typeof value === 'string' && Buffer.byteLength(value) > STRING_BYTES_MAX) {
+    const message = `condition.value takes at most ${STRING_BYTES_MAX} bytes, as a reading does`;
+    throw new DownlinkError('invalid_request', message, { at: 'condition.value' });
   }
 }
 

@@ -1,13 +1,13 @@
 import { hash } from 'node:crypto';
-import { SECOND_MS, type Clock } from '../../devices/clock.ts';
+import { SECOND_MS } from '../../devices/clock.ts';
 import { LEASE_SECONDS_DEFAULT, type Command } from '../../devices/command.ts';
-import { isLeasable } from '../../devices/command-machine.ts';
 import { cursorOfText, cursorText, wrongCursor, type Cursor, type CursorDigest } from '../../devices/cursor.ts';
 import type { Device } from '../../devices/device.ts';
-import { pack, type PackingDeferral } from '../../devices/packing.ts';
+import { pack, type Packed, type PackingDeferral } from '../../devices/packing.ts';
 import type { Sleep } from '../../devices/sleep-hint.ts';
 import type { PresenceTracker } from '../registry/presence-tracker.ts';
 import type { CommandLedger } from './command-ledger.ts';
+import type { DeliveryGate } from './delivery-gate.ts';
 import type { QueueChanges } from './queue-changes.ts';
 import type { SleepAdvisor } from './sleep-advisor.ts';
 
@@ -43,25 +43,25 @@ const NOTHING_TAG = 'W/"nothing"';
 
 export class CommandPull {
   readonly #ledger: CommandLedger;
+  readonly #gate: DeliveryGate;
   readonly #presence: PresenceTracker;
   readonly #changes: QueueChanges;
   readonly #advisor: SleepAdvisor;
-  readonly #clock: Clock;
   readonly #digest: CursorDigest;
 
   constructor(
     ledger: CommandLedger,
+    gate: DeliveryGate,
     presence: PresenceTracker,
     changes: QueueChanges,
     advisor: SleepAdvisor,
-    clock: Clock,
     digest: CursorDigest,
   ) {
     this.#ledger = ledger;
+    this.#gate = gate;
     this.#presence = presence;
     this.#changes = changes;
     this.#advisor = advisor;
-    this.#clock = clock;
     this.#digest = digest;
   }
 
@@ -69,7 +69,7 @@ export class CommandPull {
   arrive(device: Device): void {
     this.#presence.contact(device.id);
     if (!this.#presence.takeWake(device.id)) return;
-    for (const { id, expiresWakes } of this.#leasable(device.id)) {
+    for (const { id, expiresWakes } of [...this.#gate.offer(device.id)]) {
       if (expiresWakes !== undefined) this.#ledger.tryStep(id, { type: 'wake' });
     }
   }
@@ -84,7 +84,7 @@ export class CommandPull {
     if (since !== undefined) this.#acknowledge(device.id, since).catch(() => {});
     // After the confirmations: what the device has got is not counted as offered once more.
     if (isArrival) this.arrive(device);
-    const { taken, deferred, more } = pack(this.#leasable(device.id), request, (command) => request.sizeOf(command));
+    const { taken, deferred, more } = this.#packed(device.id, request);
     const leaseMs = (device.limits.leaseSeconds ?? LEASE_SECONDS_DEFAULT) * SECOND_MS;
     const commands: Command[] = [];
     for (const { id } of taken) {
@@ -123,15 +123,14 @@ export class CommandPull {
    */
   tag(device: Device, variant = ''): { etag: string; lastChangeAt: number } {
     const lastChangeAt = this.#changes.lastChangeAt(device.id);
-    const leasable = this.#leasable(device.id);
+    const leasable = [...this.#gate.offer(device.id)];
     if (leasable.length === 0) return { etag: NOTHING_TAG, lastChangeAt };
     const text = leasable.map(({ id, attempts }) => `${id} ${attempts}`).join();
     return { etag: `W/"${hash('sha256', `${variant} ${text}`, 'base64url').slice(0, TAG_CHARS)}"`, lastChangeAt };
   }
 
   hasLeasable(deviceId: string): boolean {
-    const now = this.#clock.now();
-    return this.#ledger.book.of(deviceId).some((command) => isLeasable(command, now));
+    return this.#gate.offer(deviceId).next().done !== true;
   }
 
   /** An answer with these commands, as leased for it, never left: they are offered again at once, and the attempt does not count. */
@@ -146,11 +145,12 @@ export class CommandPull {
     return this.#advisor.advise(device, { more });
   }
 
-  #leasable(deviceId: string): Command[] {
-    const open = this.#ledger.book.of(deviceId);
-    if (open.length === 0) return [];
-    const now = this.#clock.now();
-    return open.filter((command) => isLeasable(command, now));
+  /** What is cancelled because its condition does not hold makes room for others. */
+  #packed(deviceId: string, request: PullRequest): Packed<Command> {
+    for (;;) {
+      const packed = pack([...this.#gate.offer(deviceId)], request, (command) => request.sizeOf(command));
+      if (this.#gate.admit(packed.taken)) return packed;
+    }
   }
 
   /** A lapse in between changes nothing: what arrived stays confirmable by its number until it is handed over anew. */

@@ -8,7 +8,7 @@ import { deviceIdSchema } from '../../devices/device.ts';
 import type { JsonValue } from '../../devices/json.ts';
 import type { Api, ApiParts } from '../api-parts.ts';
 import { operatorAuth } from '../auth-operator.ts';
-import { commandSchema, commandViewNow } from '../command-view.ts';
+import { commandSchema, commandViewNow, conditionSchema } from '../command-view.ts';
 import { cursorOf, nsPlaceOf, PAGE_DEFAULT, PAGE_MAX } from '../cursor.ts';
 import {
   BY_OPERATOR,
@@ -78,6 +78,7 @@ const newCommandSchema = Type.Object(
     ),
     reportTimeoutSeconds: Type.Optional(Type.Integer({ minimum: 1, maximum: 604_800, default: 300 })),
     maxAttempts: Type.Optional(Type.Integer({ minimum: 1, maximum: 100, default: 10 })),
+    condition: Type.Optional(conditionSchema),
     force: Type.Optional(
       Type.Boolean({ default: false, description: 'Issue it even if it expires before the device next wakes' }),
     ),
