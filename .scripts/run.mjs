@@ -1,12 +1,18 @@
 // The way in for every npm script: checks Node, installs and builds what is missing, then runs the command in this process.
-//   node .scripts/run.mjs start|simulate|bench|torture|test|lint|format|build [arguments]
+//   node .scripts/run.mjs start|simulate|compare|bench|torture|test|lint|format|build [arguments]
 // This file keeps to syntax that old versions of Node can read, so that they get a clear answer too.
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { join, dirname } from 'node:path';
 
 const NODE_LOWEST = [20, 19];
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
-const PROGRAMS = { start: 'main.js', simulate: 'simulators/main.js', bench: 'bench/main.js', torture: 'test/torture/main.js' };
+const PROGRAMS = {
+  start: 'main.js',
+  simulate: 'simulators/main.js',
+  compare: 'bench/push-pull/main.js',
+  bench: 'bench/main.js',
+  torture: 'test/torture/main.js',
+};
 const TOOLS = ['test', 'lint', 'format', 'build'];
 
 const [name, ...args] = process.argv.slice(2);
