@@ -1,16 +1,14 @@
 import { Type } from 'typebox';
 import { CURSOR_CHARS } from '../devices/cursor.ts';
+import { LIMIT_MAX, MAX_BYTES_MAX, MAX_BYTES_MIN } from '../devices/packing.ts';
 
 /** What a device may say of the answer it would like: the same in the query of a poll and in the body of a one-trip wake. */
 export const PULL_DEFAULT = 10;
-export const PULL_MAX = 100;
-export const MAX_BYTES_MIN = 64;
-export const MAX_BYTES_MAX = 16 * 1024 * 1024;
 export const WAIT_SECONDS_MAX = 60;
 
 export const pullParameters = {
   limit: Type.Optional(
-    Type.Integer({ minimum: 1, maximum: PULL_MAX, default: PULL_DEFAULT, description: 'How many commands at most' }),
+    Type.Integer({ minimum: 1, maximum: LIMIT_MAX, default: PULL_DEFAULT, description: 'How many commands at most' }),
   ),
   maxBytes: Type.Optional(
     Type.Integer({

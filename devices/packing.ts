@@ -11,6 +11,11 @@ export type PackingBounds = {
   readonly envelopeBytes: number;
 };
 
+/** What a device may ask an answer to be. */
+export const LIMIT_MAX = 100;
+export const MAX_BYTES_MIN = 64;
+export const MAX_BYTES_MAX = 16 * 1024 * 1024;
+
 export type PackingDeferral<T> = {
   readonly item: T;
   /** `over_limit`, past the number; `over_max_bytes`, did not fit beside those before it; `larger_than_max_bytes`, not even alone. */

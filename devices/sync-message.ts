@@ -1,6 +1,7 @@
 import { octetsAsBase64 } from './cbor.ts';
 import { OPEN_COMMANDS_MAX } from './command.ts';
 import { DownlinkError } from './downlink-error.ts';
+import { LIMIT_MAX, MAX_BYTES_MAX, MAX_BYTES_MIN } from './packing.ts';
 import { parseReport, type Report } from './report.ts';
 import { epochNsOf } from './rfc3339.ts';
 import { parseTelemetry, type Sample } from './telemetry.ts';
@@ -30,10 +31,6 @@ export type SyncReport = { readonly id: string; readonly report: Report };
 export const SYNC_BYTES_MAX = 512 * 1024;
 export const SYNC_REPORTS_MAX = 200;
 export const SYNC_CONFIRMS_MAX = OPEN_COMMANDS_MAX;
-/** As of a poll. */
-export const LIMIT_MAX = 100;
-export const MAX_BYTES_MIN = 64;
-export const MAX_BYTES_MAX = 16 * 1024 * 1024;
 
 const FIELDS = new Set(['telemetry', 'reports', 'confirms', 'since', 'maxBytes', 'limit', 'sentAt']);
 const ID_CHARS_MAX = 128;
