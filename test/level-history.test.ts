@@ -3,6 +3,8 @@ import { mkdtempSync, rmdirSync } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { ClassicLevel } from 'classic-level';
+import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { telemetryLine } from '../broker/store/line-protocol.ts';
 import { LevelHistory } from '../broker/store/level/level-history.ts';
@@ -55,6 +57,93 @@ describe('embedded: what InfluxDB would not do', () => {
     await append(history, ...values.map((x, i) => telemetryLine('a', { x }, String(i))));
     const whole = { deviceId: 'a', metric: 'x', fromNs: 0n, toNs: 10n, limit: 1, aggregates: ['mean'] } as const;
     expect(await history.windows(whole)).toEqual([{ timeNs: 0n, mean: 4 / 6 }]);
+    await history.close();
+  });
+
+  test('readings in any order, repeated and corrected, are what was written last, also after a restart', async () => {
+    const path = join(folder, 'model');
+    let history = await LevelHistory.open(path);
+    const [first, last] = [1_700_000_000_000_000_000n, 1_700_000_060_000_000_000n];
+    const time = fc.bigInt(0n, 60n).map((second) => first + second * 1_000_000_000n);
+    const row = fc.record({
+      time,
+      metric: fc.constantFrom('x', 'y', 'xy'),
+      value: fc.oneof(fc.integer(), fc.string(), fc.boolean()),
+    });
+    const rows = fc.array(row, { minLength: 1, maxLength: 30 });
+    let nth = 0;
+    await fc.assert(
+      fc.asyncProperty(
+        fc.array(fc.oneof(rows, fc.constant('restart' as const)), { maxLength: 6 }),
+        time,
+        time,
+        async (steps, a, b) => {
+          nth += 1;
+          const deviceId = `model-${nth}`;
+          const wanted = new Map<string, Map<bigint, unknown>>();
+          for (const step of steps) {
+            if (step === 'restart') {
+              await history.close();
+              history = await LevelHistory.open(path);
+              continue;
+            }
+            for (const { time: timeNs, metric, value } of step) {
+              wanted.set(metric, (wanted.get(metric) ?? new Map<bigint, unknown>()).set(timeNs, value));
+            }
+            await append(
+              history,
+              ...step.map(({ time: timeNs, metric, value }) => telemetryLine(deviceId, { [metric]: value }, String(timeNs))),
+            );
+          }
+          const range = { fromNs: a < b ? a : b, toNs: a < b ? b : a, limit: 1_000 };
+          for (const [metric, points] of wanted) {
+            const sorted = [...points].toSorted(([left], [right]) => (left < right ? -1 : 1));
+            const within = sorted.filter(([timeNs]) => timeNs >= range.fromNs && timeNs < range.toNs);
+            const query = { deviceId, metric, ...range };
+            const found = (await history.readings(query)).map(({ timeNs, value }) => [timeNs, value]);
+            expect(found).toEqual(within);
+            expect((await history.readings({ ...query, limit: 3 })).map(({ timeNs }) => timeNs)).toEqual(
+              within.slice(0, 3).map(([timeNs]) => timeNs),
+            );
+            const counts = await history.windows({
+              ...query,
+              toNs: last + 1n,
+              fromNs: first,
+              windowMs: 7_000,
+              aggregates: ['count'],
+            });
+            expect(counts.reduce((sum, { count }) => sum + Number(count), 0)).toBe(points.size);
+            expect((await history.latest(deviceId)).get(metric)).toEqual({
+              timeNs: sorted.at(-1)?.[0],
+              value: sorted.at(-1)?.[1],
+            });
+          }
+        },
+      ),
+      { numRuns: 60 },
+    );
+    await history.close();
+  });
+
+  test('readings of versions before chunks are still there, and give way to later ones of the same time', async () => {
+    const path = join(folder, 'before-chunks');
+    const before = new ClassicLevel(path);
+    for (const [time, value] of [
+      ['1700000000000000000', '1'],
+      ['1700000001000000000', '"two"'],
+      ['1700000015000000000', '3'],
+    ])
+      await before.put(`p/a/x/${time}`, String(value));
+    await before.close();
+    const history = await LevelHistory.open(path);
+    await append(
+      history,
+      telemetryLine('a', { x: 2 }, '1700000001000000000'),
+      telemetryLine('a', { x: 1.5 }, '1700000000500000000'),
+    );
+    const range = { deviceId: 'a', metric: 'x', fromNs: 0n, toNs: 2n ** 62n, limit: 10 };
+    expect((await history.readings(range)).map(({ value }) => value)).toEqual([1, 1.5, 2, 3]);
+    expect((await history.latest('a')).get('x')?.value).toBe(3);
     await history.close();
   });
 

@@ -3,14 +3,19 @@ import { sortableTime, timeOfSortable } from './sortable-time.ts';
 /**
  * The keys of the embedded History. Values are the text of line protocol's fields, so that nothing is converted on the way in.
  *
- *   p/{device}/{field}/{time}    one field of a telemetry row
+ *   p/{device}/{field}/{time}/{number}  a chunk of points of one field (see point-chunks.ts), the first of that time
+ *   points                       the number of the last chunk
  *   c/{device}/{time}/{name}     the fields of a command row
  *   d/{device}/{time}/{name}     the command's state: a device's commands by time
  *   t/{time}/{device}/{name}     the command's state: all commands by time
  *   i/{id}                       {device}/{time}/{name}
  *   e/{device}/{time}            the fields of a command event row
  */
+export const CHUNK_COUNT_KEY = 'points';
+
 export type Range = { readonly gte: string; readonly lt: string };
+
+export const POINTS_PREFIX = 'p/';
 
 export function pointsPrefix(deviceId: string): string {
   return `p/${deviceId}/`;
@@ -55,6 +60,11 @@ export function eventKey(deviceId: string, time: string): string {
 /** Keys under `prefix` whose time is in [fromNs, toNs). */
 export function timeRange(prefix: string, fromNs: bigint, toNs: bigint): Range {
   return { gte: prefix + sortableTime(fromNs), lt: prefix + sortableTime(toNs) };
+}
+
+/** Keys under `prefix` whose time, as sortable text, is in [from, to). */
+export function textRange(prefix: string, from: string, to: string): Range {
+  return { gte: prefix + from, lt: prefix + to };
 }
 
 /** Every key under `prefix`: names and times are made of characters before `~`. */

@@ -6,15 +6,18 @@ import type { CommandsQuery, History, Point, ReadingsQuery, RefusedLine, WindowP
 import { parseFields, valueOf } from '../line-parser.ts';
 import { fieldOfMetric, GIVEN_TS_FIELD, metricOfField } from '../line-protocol.ts';
 import * as keys from './history-keys.ts';
-import { tallyWindows, type StoredPoint } from './point-windows.ts';
+import { chunkNumberOf, mergeChunks, readChunk, spanStart, type Chunk, type StoredPoint } from './point-chunks.ts';
+import { tallyWindows } from './point-windows.ts';
 import { isOfDamage, openLevel, type Database, type OpenLevelOptions } from './open-level.ts';
-import { writeRows } from './row-writer.ts';
-import { timeOfSortable } from './sortable-time.ts';
+import { writeRows, type ChunkCount } from './row-writer.ts';
+import { sortableTime, timeOfSortable } from './sortable-time.ts';
 
 const ENTRIES_A_READ = 1_000;
 const READ_BYTES = 256 * 1024;
 /** With LevelDB's own 4 and 2 MiB, compaction held appends up five times longer. */
 const WRITE_BUFFER_BYTES = 16 * 1024 * 1024;
+/** After every time there is. */
+const NO_END = '~';
 const FILE_BYTES_MAX = 8 * 1024 * 1024;
 /** Of tables at a start, the newest first: about a second. Damage in older ones is met when they are read or compacted. */
 const CHECKED_BYTES_MAX = 256 * 1024 * 1024;
@@ -24,6 +27,7 @@ export class LevelHistory implements History {
   readonly #db: Database;
   readonly #folder: string;
   readonly #settings: OpenLevelOptions;
+  readonly #chunks: ChunkCount;
   /** Writes run one after the other: command rows are read, merged and put back. */
   #writing: Promise<unknown> = Promise.resolve();
   #mustReopen = false;
@@ -31,8 +35,9 @@ export class LevelHistory implements History {
   #isDamaged = false;
   #closing: Promise<void> | undefined;
 
-  private constructor(db: Database, folder: string, settings: OpenLevelOptions) {
+  private constructor(db: Database, chunks: ChunkCount, folder: string, settings: OpenLevelOptions) {
     this.#db = db;
+    this.#chunks = chunks;
     this.#folder = folder;
     this.#settings = settings;
   }
@@ -44,12 +49,13 @@ export class LevelHistory implements History {
       checkedBytesMax: CHECKED_BYTES_MAX,
       onDamage,
     };
-    const { db } = await openLevel(folder, settings);
-    return new LevelHistory(db, folder, settings);
+    const { db, wasDamaged } = await openLevel(folder, settings);
+    const last = wasDamaged ? await highestChunk(db) : Number((await db.get(keys.CHUNK_COUNT_KEY)) ?? 0);
+    return new LevelHistory(db, { last }, folder, settings);
   }
 
   append(lines: Buffer): Promise<RefusedLine[]> {
-    return this.#inTurn(() => writeRows(this.#db, lines.toString()));
+    return this.#inTurn(() => writeRows(this.#db, lines.toString(), this.#chunks));
   }
 
   async readings(query: ReadingsQuery): Promise<Point[]> {
@@ -57,8 +63,9 @@ export class LevelHistory implements History {
     if (!isMetricName(metric) || limit <= 0) return [];
     return orUnavailable(async () => {
       const points: Point[] = [];
-      for await (const page of this.#points(deviceId, fieldOfMetric(metric), fromNs, toNs, limit)) {
-        for (const [time, value] of page) points.push({ timeNs: timeOfSortable(time), value: valueOf(value) });
+      for await (const page of this.#points(deviceId, fieldOfMetric(metric), sortableTime(fromNs), sortableTime(toNs))) {
+        for (const stored of page.slice(0, limit - points.length)) points.push(pointOf(stored));
+        if (points.length === limit) break;
       }
       return this.#marked(deviceId, points);
     });
@@ -67,7 +74,8 @@ export class LevelHistory implements History {
   async windows(query: WindowsQuery): Promise<WindowPoint[]> {
     const { deviceId, metric, fromNs, toNs, limit } = query;
     if (!isMetricName(metric) || limit <= 0) return [];
-    return orUnavailable(() => tallyWindows(this.#points(deviceId, fieldOfMetric(metric), fromNs, toNs), query));
+    const [from, to] = [sortableTime(fromNs), sortableTime(toNs)];
+    return orUnavailable(() => tallyWindows(this.#points(deviceId, fieldOfMetric(metric), from, to), query));
   }
 
   async latest(deviceId: string): Promise<Map<string, Point>> {
@@ -79,7 +87,9 @@ export class LevelHistory implements History {
         for (let entry = await iterator.next(); entry !== undefined; entry = await iterator.next()) {
           const [field = '', time = ''] = entry[0].slice(prefix.length).split('/');
           if (field !== GIVEN_TS_FIELD) {
-            const [point] = await this.#marked(deviceId, [{ timeNs: timeOfSortable(time), value: valueOf(entry[1]) }]);
+            let last: StoredPoint | undefined;
+            for await (const page of this.#points(deviceId, field, spanStart(time), NO_END)) last = page.at(-1) ?? last;
+            const [point] = await this.#marked(deviceId, last === undefined ? [] : [pointOf(last)]);
             if (point !== undefined) newest.set(metricOfField(field), point);
           }
           // On to the newest of the field before this one, past all of this one's points.
@@ -154,7 +164,8 @@ export class LevelHistory implements History {
     const [first, last] = [points[0], points.at(-1)];
     if (first === undefined || last === undefined) return points;
     const marks = new Map<bigint, number | undefined>(points.map((point) => [point.timeNs, undefined]));
-    for await (const page of this.#points(deviceId, GIVEN_TS_FIELD, first.timeNs, last.timeNs + 1n)) {
+    const [from, to] = [sortableTime(first.timeNs), sortableTime(last.timeNs + 1n)];
+    for await (const page of this.#points(deviceId, GIVEN_TS_FIELD, from, to)) {
       for (const [time, value] of page) {
         const timeNs = timeOfSortable(time);
         if (marks.has(timeNs)) marks.set(timeNs, Number(value));
@@ -166,14 +177,27 @@ export class LevelHistory implements History {
     });
   }
 
-  async *#points(deviceId: string, field: string, fromNs: bigint, toNs: bigint, limit = -1): AsyncGenerator<StoredPoint[]> {
+  /** Points with times in [from, to), oldest first. */
+  async *#points(deviceId: string, field: string, from: string, to: string): AsyncGenerator<StoredPoint[]> {
     const prefix = keys.fieldPrefix(deviceId, field);
-    for await (const page of this.#entries({ ...keys.timeRange(prefix, fromNs, toNs), limit })) {
-      yield page.map(([key, value]) => [key.slice(prefix.length), value]);
+    const isWanted = ([time]: StoredPoint): boolean => time >= from && time < to;
+    let chunks: Chunk[] = [];
+    for await (const page of this.#entries(keys.textRange(prefix, spanStart(from), to))) {
+      const points: StoredPoint[] = [];
+      for (const [key, text] of page) {
+        const chunk = readChunk(key.slice(prefix.length), text);
+        if (chunks[0] !== undefined && chunks[0].span !== chunk.span) {
+          for (const point of mergeChunks(chunks)) if (isWanted(point)) points.push(point);
+          chunks = [];
+        }
+        chunks.push(chunk);
+      }
+      yield points;
     }
+    yield mergeChunks(chunks).filter(isWanted);
   }
 
-  async *#entries(options: keys.Range & { limit?: number; reverse?: boolean }): AsyncGenerator<[key: string, value: string][]> {
+  async *#entries(options: keys.Range & { reverse?: boolean }): AsyncGenerator<[key: string, value: string][]> {
     const iterator = this.#db.iterator({ ...options, highWaterMarkBytes: READ_BYTES });
     try {
       for (let page = await iterator.nextv(ENTRIES_A_READ); page.length > 0; page = await iterator.nextv(ENTRIES_A_READ)) {
@@ -209,6 +233,17 @@ export class LevelHistory implements History {
     this.#writing = done.catch(() => {});
     return done;
   }
+}
+
+/** The count is not to be trusted after a repair: no chunk may be written over another. */
+async function highestChunk(db: Database): Promise<number> {
+  let highest = 0;
+  for await (const key of db.keys(keys.allUnder(keys.POINTS_PREFIX))) highest = Math.max(highest, chunkNumberOf(key));
+  return highest;
+}
+
+function pointOf([time, value]: StoredPoint): Point {
+  return { timeNs: timeOfSortable(time), value: valueOf(value) };
 }
 
 function commandOf(rowKey: string, fieldsText: string | undefined): Command | undefined {

@@ -1,10 +1,8 @@
 import type { MetricValue } from '../../../devices/telemetry.ts';
 import type { Aggregate, WindowPoint, WindowsQuery } from '../history.ts';
 import { valueOf } from '../line-parser.ts';
+import type { StoredPoint } from './point-chunks.ts';
 import { sortableTime, timeOfSortable } from './sortable-time.ts';
-
-/** A stored reading: its time as sortable text, its value as field text. */
-export type StoredPoint = readonly [time: string, value: string];
 
 /** Aggregates readings as they pass, oldest first, so that any number of them takes no memory. */
 export async function tallyWindows(

@@ -3,9 +3,13 @@ import { isDeviceId } from '../../../devices/device.ts';
 import type { RefusedLine } from '../history.ts';
 import { parseFields, parseRow, valueOf, type Row } from '../line-parser.ts';
 import { rowEnds } from '../line-rows.ts';
-import { commandIdKey, commandKeys, eventKey, fieldPrefix, type CommandKeys } from './history-keys.ts';
+import { CHUNK_COUNT_KEY, commandIdKey, commandKeys, eventKey, fieldPrefix, type CommandKeys } from './history-keys.ts';
 import type { Database } from './open-level.ts';
+import { chunkKey, pointText, spanOf } from './point-chunks.ts';
 import { sortableTimeOf } from './sortable-time.ts';
+
+/** The number of the last chunk of points. */
+export type ChunkCount = { last: number };
 
 /** Fields put before the event loop gets its turn: some 2 ms. */
 const FIELDS_A_TURN = 1_000;
@@ -14,9 +18,9 @@ const COMMANDS_A_TURN = 250;
 const WHOLE_ROW_STARTS_WITH = 'id';
 
 /** Writes line protocol in one batch, durable when it resolves. Rows that are none of History's come back with the reason. */
-export async function writeRows(db: Database, text: string): Promise<RefusedLine[]> {
+export async function writeRows(db: Database, text: string, chunks: ChunkCount): Promise<RefusedLine[]> {
   const refused: RefusedLine[] = [];
-  const batch = new RowBatch(db);
+  const batch = new RowBatch(db, chunks);
   try {
     let start = 0;
     let fields = 0;
@@ -44,15 +48,21 @@ export async function writeRows(db: Database, text: string): Promise<RefusedLine
 }
 
 type CommandRow = { readonly keys: CommandKeys; readonly fields: readonly string[]; readonly text: string };
+/** A chunk of points that grows. */
+type Gathering = { readonly span: string; firstTime: string; text: string };
 
 /** Rows with the same key merge their fields, also within the batch; of whole rows of a command the last is put. */
 class RowBatch {
   readonly #db: Database;
   readonly #batch: ChainedBatch<Database, string, string>;
   readonly #commands = new Map<string, CommandRow>();
+  /** By device and field. */
+  readonly #gathering = new Map<string, Map<string, Gathering>>();
+  readonly #chunks: ChunkCount;
 
-  constructor(db: Database) {
+  constructor(db: Database, chunks: ChunkCount) {
     this.#db = db;
+    this.#chunks = chunks;
     this.#batch = db.batch();
   }
 
@@ -63,8 +73,7 @@ class RowBatch {
     const time = sortableTimeOf(timeNs);
     switch (measurement) {
       case 'telemetry':
-        for (let i = 0; i < fields.length; i += 2) this.#put(fieldPrefix(device, fields[i] ?? '') + time, fields[i + 1] ?? '');
-        return;
+        return this.#gather(device, fields, time);
       case 'command': {
         if (nameTag !== 'name' || name === undefined) throw new SyntaxError('a command row has a name');
         const keys = commandKeys(device, time, name);
@@ -86,6 +95,15 @@ class RowBatch {
 
   async write(): Promise<void> {
     let put = 0;
+    for (const [device, byField] of this.#gathering) {
+      for (const [field, chunk] of byField) {
+        this.#putChunk(device, field, chunk);
+        put += 1;
+        if (put % FIELDS_A_TURN === 0) await new Promise(setImmediate);
+      }
+    }
+    if (put > 0) this.#put(CHUNK_COUNT_KEY, String(this.#chunks.last));
+    put = 0;
     for (const { keys, fields, text } of this.#commands.values()) {
       const state = String(valueOf(fieldOf(fields, 'state') ?? '""'));
       const id = fieldOf(fields, 'id');
@@ -101,6 +119,29 @@ class RowBatch {
 
   async close(): Promise<void> {
     await this.#batch.close();
+  }
+
+  #gather(device: string, fields: readonly string[], time: string): void {
+    const byField = this.#gathering.get(device) ?? new Map<string, Gathering>();
+    if (byField.size === 0) this.#gathering.set(device, byField);
+    const span = spanOf(time);
+    for (let i = 0; i < fields.length; i += 2) {
+      const [field = '', value = ''] = [fields[i], fields[i + 1]];
+      const chunk = byField.get(field);
+      const text = pointText(time, value);
+      if (chunk?.span === span) {
+        chunk.text += text;
+        if (time < chunk.firstTime) chunk.firstTime = time;
+      } else {
+        if (chunk !== undefined) this.#putChunk(device, field, chunk);
+        byField.set(field, { span, firstTime: time, text });
+      }
+    }
+  }
+
+  #putChunk(device: string, field: string, { firstTime, text }: Gathering): void {
+    this.#chunks.last += 1;
+    this.#put(fieldPrefix(device, field) + chunkKey(firstTime, this.#chunks.last), text);
   }
 
   #merged(keys: CommandKeys, fields: readonly string[]): CommandRow {
