@@ -145,7 +145,7 @@ async function wire(
   const notifier = new Notifier(ledger, dispatcher, clock);
   closers.push(() => notifier.stop());
   const issuer = new CommandIssuer(ledger, presence, state, clock, newId);
-  const changes = new QueueChanges(ledger, mark.clockFrom(clock));
+  const changes = new QueueChanges(ledger, registry, mark.clockFrom(clock));
   const parkedPolls = new ParkedPolls(ledger, registry, presence, clock);
   const loop = loopDelay();
   const overload = new Overload([

@@ -84,7 +84,7 @@ export class DevicePoll implements ParkedPoll {
   }
 
   #decide(): void {
-    const { pull, parkedPolls, metrics } = this.#parts;
+    const { pull, parkedPolls, presence, metrics, clock } = this.#parts;
     if (this.#request.raw.socket.destroyed) return;
     if (!this.#isNotModified() && this.#lease()) return;
     const waitSeconds = this.#query.wait ?? 0;
@@ -95,8 +95,9 @@ export class DevicePoll implements ParkedPoll {
     } else {
       metrics.pollsNotParked.inc({ bound: refusal });
       // As if it had been parked: coming back sooner would find the same.
-      const { untilSeconds } = pull.sleep(this.#device, false);
-      this.#answerNothing(Math.max(untilSeconds, waitSeconds, REFUSED_SECONDS_MIN));
+      const seconds = Math.max(pull.sleep(this.#device, false).untilSeconds, waitSeconds, REFUSED_SECONDS_MIN);
+      presence.promise(this.deviceId, clock.now() + seconds * SECOND_MS);
+      this.#answerNothing(seconds);
     }
   }
 

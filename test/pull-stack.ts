@@ -58,7 +58,7 @@ export class PullStack {
     const history = await LevelHistory.open(join(folder, 'history'));
     const latest = new LatestValues(history, { caughtUp: async () => true });
     const gate = new DeliveryGate(ledger, latest, clock);
-    const changes = new QueueChanges(ledger, mark.clockFrom(clock));
+    const changes = new QueueChanges(ledger, registry, mark.clockFrom(clock));
     const advisor = new SleepAdvisor(ledger, registry, presence, { pressure: 0 }, clock);
     const pull = new CommandPull(ledger, gate, presence, changes, advisor, (text) => digests.seal(text));
     const parked = new ParkedPolls(ledger, registry, presence, clock, options.pollsMax);

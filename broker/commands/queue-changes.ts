@@ -1,4 +1,5 @@
 import type { Clock } from '../../devices/clock.ts';
+import type { DeviceRegistry } from '../registry/device-registry.ts';
 import type { CommandLedger } from './command-ledger.ts';
 
 /**
@@ -6,13 +7,15 @@ import type { CommandLedger } from './command-ledger.ts';
  * who saw the queue at a time has seen all changes up to that time, whatever the system's clock does.
  */
 export class QueueChanges {
+  readonly #registry: DeviceRegistry;
   readonly #clock: Clock;
   readonly #lastChangeAt = new Map<string, number>();
   readonly #startedAt: number;
   #latest: number;
 
   /** `clock` gives no time that an earlier run has given. */
-  constructor(ledger: CommandLedger, clock: Clock) {
+  constructor(ledger: CommandLedger, registry: DeviceRegistry, clock: Clock) {
+    this.#registry = registry;
     this.#clock = clock;
     this.#startedAt = clock.now();
     this.#latest = this.#startedAt;
@@ -20,20 +23,20 @@ export class QueueChanges {
     ledger.on('stepped', ({ deviceId, state }, from) => {
       if (from === 'queued' && state !== 'queued') this.note(deviceId);
     });
+    registry.onCredentialGone((deviceId, why) => {
+      if (why === 'deleted') this.#lastChangeAt.delete(deviceId);
+    });
   }
 
   /** The queue changed just now. */
   note(deviceId: string): void {
-    this.#lastChangeAt.set(deviceId, (this.#latest = Math.max(this.#clock.now(), this.#latest)));
+    this.#latest = Math.max(this.#clock.now(), this.#latest);
+    if (this.#registry.find(deviceId) !== undefined) this.#lastChangeAt.set(deviceId, this.#latest);
   }
 
   /** Epoch milliseconds; the start of the server when nothing has changed since. */
   lastChangeAt(deviceId: string): number {
     this.#latest = Math.max(this.#clock.now(), this.#latest);
     return this.#lastChangeAt.get(deviceId) ?? this.#startedAt;
-  }
-
-  forget(deviceId: string): void {
-    this.#lastChangeAt.delete(deviceId);
   }
 }
