@@ -125,6 +125,17 @@ describe('a hybrid client', () => {
     },
   );
 
+  test('pulls what is over the limit of what is pushed to it', async () => {
+    const device = await register({ limits: { pushBytes: 300 } });
+    const { client, switches } = hybrid(device);
+    client.onCommand('show', ({ params }) => params);
+    await client.start();
+    const { id } = await server.issue(device.id, { name: 'show', params: 'x'.repeat(400) });
+    expect(await server.commandIn(id, 'succeeded')).toMatchObject({ result: 'x'.repeat(400), attempts: 1 });
+    expect(client.way).toBe('push');
+    expect(switches).toEqual([]);
+  });
+
   test('keeps on pulling by the way it is told to', async () => {
     const device = await register({ wake: { everySeconds: 1 } });
     await mqtt.set('refusing');

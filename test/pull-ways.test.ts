@@ -5,6 +5,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { DeviceClient } from '../simulators/client/device-client.ts';
 import { ExecutedCommands } from '../simulators/client/executed-commands.ts';
 import { PullClient, type PullClientOptions } from '../simulators/client/pull-client.ts';
+import { PushClient, type NotifyOptions } from '../simulators/client/push-client.ts';
 import { lossyFetch, newSeed, seeded } from './faulty-network.ts';
 import { LiveServer } from './live-server.ts';
 
@@ -40,6 +41,18 @@ function pull(token: string, more: Partial<PullClientOptions>): PullClient {
   return client;
 }
 
+function notified({ id, token }: { id: string; token: string }, notify: Partial<NotifyOptions>): PushClient {
+  const client = new PushClient({
+    url: `mqtt://127.0.0.1:${server.mqttPort}`,
+    deviceId: id,
+    token,
+    notify: { url: server.url, ...notify },
+  });
+  client.onCommand('show', ({ params }) => params);
+  clients.push(client);
+  return client;
+}
+
 /** `fetch` that keeps what went to and fro. */
 function watched(): { fetch: typeof fetch; seen: { method: string; path: string; status: number }[] } {
   const seen: { method: string; path: string; status: number }[] = [];
@@ -47,7 +60,7 @@ function watched(): { fetch: typeof fetch; seen: { method: string; path: string;
     seen,
     fetch: async (input, init) => {
       const response = await fetch(input, init);
-      const { pathname, search } = new URL(input as string);
+      const { pathname, search } = new URL(input instanceof Request ? input.url : input);
       seen.push({ method: init?.method ?? 'GET', path: pathname + search, status: response.status });
       return response;
     },
@@ -204,6 +217,34 @@ describe('a one-trip wake', () => {
     expect(await server.command(id)).toMatchObject({ state: 'succeeded' });
     expect(await count(device.id, 'litres')).toBe(19);
     expect(client.counts).toMatchObject({ samplesRefused: 1, samplesWaiting: 0, reportsWaiting: 0 });
+  });
+});
+
+describe('a push client that is notified', () => {
+  test('pulls what is over the limit of what is pushed to it, and gets the rest pushed', async () => {
+    const device = await register({ limits: { pushBytes: 300 } });
+    const client = notified(device, {});
+    const waiting = await server.issue(device.id, { name: 'show', params: 'x'.repeat(400) });
+    await client.start();
+    const small = await server.issue(device.id, { name: 'show', params: 'x' });
+    const big = await server.issue(device.id, { name: 'show', params: 'y'.repeat(400) });
+    expect(await server.commandIn(small.id, 'succeeded')).toMatchObject({ attempts: 1 });
+    for (const { id } of [waiting, big]) {
+      const { result, attempts } = await server.commandIn(id, 'succeeded');
+      expect([result, attempts]).toEqual([expect.stringMatching(/^[xy]{400}$/), 1]);
+    }
+  });
+
+  test('pulls all when nothing is to be pushed to it', async () => {
+    const device = await register();
+    const { fetch, seen } = watched();
+    const client = notified(device, { commands: false, fetch });
+    await client.start();
+    for (let i = 0; i < 3; i += 1) {
+      const { id } = await server.issue(device.id, { name: 'show', params: i });
+      expect(await server.commandIn(id, 'succeeded')).toMatchObject({ result: i, attempts: 1 });
+    }
+    expect(seen.filter(({ status }) => status === 200)).toHaveLength(3);
   });
 });
 

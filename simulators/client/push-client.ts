@@ -43,7 +43,8 @@ export class PushClient implements DeviceClient {
         online: () => this.#online(),
         offline: () => this.#core.tell('disconnected'),
         tokenRefused: (error) => this.#tokenRefused(error),
-        notified: () => this.#pullNow(),
+        // The server says it again to each new connection.
+        notified: () => void this.#pull?.wakeAnew(),
       },
     );
     this.#pull = notify && new PullLink(this.#core, { ...notify, token, ask: 'conditional', schedule: 'manual' });
@@ -89,12 +90,6 @@ export class PushClient implements DeviceClient {
     this.#firstContact?.resolve();
     this.#firstContact = undefined;
     this.#core.tell('connected');
-    // What was told while nobody listened.
-    this.#pullNow();
-  }
-
-  #pullNow(): void {
-    if (this.#mode === 'started') void this.#pull?.wake();
   }
 
   #tokenRefused(cause: Error): void {

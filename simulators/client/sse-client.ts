@@ -5,6 +5,7 @@ import type { ClientCounts, ClientOptions, CommandHandler, Delivery, DeviceClien
 import { DeviceCore } from './device-core.ts';
 import { HttpUplink } from './http-uplink.ts';
 import { jsonHttp } from './json-http.ts';
+import { PullLink } from './pull-link.ts';
 import { Steadily } from './steadily.ts';
 
 export type SseClientOptions = ClientOptions & {
@@ -26,6 +27,7 @@ export class SseClient implements DeviceClient {
   readonly #core: DeviceCore;
   readonly #reports: Steadily;
   readonly #samples: Steadily;
+  readonly #pull: PullLink;
   readonly #stopped = new AbortController();
   #mode: 'new' | 'started' | 'stopped' = 'new';
   #isOpen = false;
@@ -37,6 +39,7 @@ export class SseClient implements DeviceClient {
     const uplink = new HttpUplink(this.#core, jsonHttp(options), this.#stopped.signal);
     this.#reports = new Steadily(() => uplink.sendReports());
     this.#samples = new Steadily(() => uplink.sendSamples());
+    this.#pull = new PullLink(this.#core, { ...options, ask: 'plain', schedule: 'manual' });
     this.#core.onWaiting = (what) => (what === 'report' ? this.#reports : this.#samples).poke();
   }
 
@@ -87,6 +90,8 @@ export class SseClient implements DeviceClient {
       onOpen: () => this.#opened(),
       onBroken: (error) => this.#broken(error),
       onEvent: async (name, data) => {
+        // Commands that are too large for the stream wait to be pulled.
+        if (name === 'notify') void this.#pull.wakeAnew();
         if (name !== 'command') return;
         // A report is the confirmation: what takes long is reported as running.
         const isOnRecord = await this.#core.take(data, { runningAfterMs: RUNNING_AFTER_MS });
@@ -117,6 +122,7 @@ export class SseClient implements DeviceClient {
     this.#firstContact = undefined;
     this.#reports.pause();
     this.#samples.pause();
+    this.#pull.stop();
     this.#stopped.abort();
     await this.#core.close();
   }
