@@ -180,6 +180,8 @@ async function wire(
     keys,
     presence,
     ledger,
+    dispatcher,
+    notifier,
     issuer,
     pull,
     sync,

@@ -4,6 +4,8 @@ import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import type { Logger } from 'pino';
 import type { CommandIssuer } from '../broker/commands/issue-command.ts';
 import type { CommandLedger } from '../broker/commands/command-ledger.ts';
+import type { Dispatcher } from '../broker/commands/dispatcher.ts';
+import type { Notifier } from '../broker/commands/notifier.ts';
 import type { ParkedPolls } from '../broker/commands/parked-polls.ts';
 import type { CommandPull } from '../broker/commands/pull.ts';
 import type { DeviceSync } from '../broker/commands/sync.ts';
@@ -27,6 +29,8 @@ export type ApiParts = {
   readonly keys: OperatorKeys;
   readonly presence: PresenceTracker;
   readonly ledger: CommandLedger;
+  readonly dispatcher: Dispatcher;
+  readonly notifier: Notifier;
   readonly issuer: CommandIssuer;
   readonly pull: CommandPull;
   readonly sync: DeviceSync;

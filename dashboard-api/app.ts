@@ -13,6 +13,7 @@ import { errorHandler, sendProblem, downlinkErrorOf } from './problem.ts';
 import { deviceErrorHandler } from './reject-keeper.ts';
 import { commandsRoutes } from './routes/commands.ts';
 import { deviceCommandsRoutes } from './routes/device-commands.ts';
+import { deviceEventsRoutes } from './routes/device-events.ts';
 import { deviceSyncRoutes } from './routes/device-sync.ts';
 import { deviceTelemetryRoutes } from './routes/device-telemetry.ts';
 import { devicesRoutes } from './routes/devices.ts';
@@ -21,6 +22,7 @@ import { refusedRoutes } from './routes/refused.ts';
 import { serverRoutes } from './routes/server.ts';
 import { streamRoutes } from './routes/stream.ts';
 import { telemetryRoutes } from './routes/telemetry.ts';
+import { DeviceStreams } from './stream/device-streams.ts';
 import { LiveStreams } from './stream/live-streams.ts';
 import { validatorCompiler } from './validation.ts';
 
@@ -65,8 +67,11 @@ export async function createApp(parts: ApiParts): Promise<Api> {
 
   const streams = new LiveStreams(parts.events);
   parts.metrics.gauge('downlink_live_streams', 'Open live streams', () => streams.size);
+  const deviceStreams = new DeviceStreams(parts);
+  parts.metrics.gauge('downlink_device_streams', 'Open event streams of devices', () => deviceStreams.size);
   const stopping = refuseWhileStopping(app, () => {
     streams.close();
+    deviceStreams.close();
     parts.parkedPolls.close();
   });
 
@@ -92,6 +97,7 @@ export async function createApp(parts: ApiParts): Promise<Api> {
     devices.setErrorHandler(deviceErrorHandler(parts));
     deviceTelemetryRoutes(devices, parts);
     deviceCommandsRoutes(devices, parts);
+    deviceEventsRoutes(devices, parts, deviceStreams);
     deviceSyncRoutes(devices, parts);
   });
   await app.ready();

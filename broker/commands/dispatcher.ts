@@ -28,8 +28,8 @@ export class Dispatcher {
   /** The newest last. */
   readonly #lines = new Map<string, PushLine[]>();
   readonly #listeners: ((deviceId: string) => void)[] = [];
-  /** Devices to which nothing is pushed for the moment. */
-  readonly #held = new Set<string>();
+  /** Devices to which nothing is pushed for the moment, and for how many reasons. */
+  readonly #pauses = new Map<string, number>();
   /** By device: when something comes into doubt, or may be pushed again. */
   readonly #deadlines: Deadlines;
   readonly #looksAt = new Map<string, number>();
@@ -45,7 +45,7 @@ export class Dispatcher {
     ledger.on('confirmed', (deviceId) => this.dispatch(deviceId));
   }
 
-  /** Told when a device's sessions have changed, and with them what is pushed and what waits for a pull. */
+  /** Told when a device's sessions or limits have changed, and with them what is pushed and what waits for a pull. */
   onSessions(listener: (deviceId: string) => void): void {
     this.#listeners.push(listener);
   }
@@ -80,10 +80,16 @@ export class Dispatcher {
     for (const listener of this.#listeners) listener(deviceId);
   }
 
+  /** The device's limits have changed. */
+  refresh(deviceId: string): void {
+    this.dispatch(deviceId);
+    for (const listener of this.#listeners) listener(deviceId);
+  }
+
   /** Pushes what may be pushed now. Calling it too often does nothing. */
   dispatch(deviceId: string): void {
     const lines = this.#lines.get(deviceId);
-    if (lines === undefined || this.#held.has(deviceId)) return;
+    if (lines === undefined || this.#pauses.has(deviceId)) return;
     const device = this.#registry.find(deviceId);
     const newest = lines.at(-1);
     if (device === undefined || newest === undefined) return;
@@ -93,15 +99,27 @@ export class Dispatcher {
     this.#lookAt(deviceId, Math.min(againAt, ...lines.map((line) => line.nextDoubtAt(now))));
   }
 
+  /** Pushes nothing to the device until the function that this gives is called. */
+  pause(deviceId: string): () => void {
+    this.#pauses.set(deviceId, (this.#pauses.get(deviceId) ?? 0) + 1);
+    let isOver = false;
+    return () => {
+      if (isOver) return;
+      isOver = true;
+      const left = (this.#pauses.get(deviceId) ?? 1) - 1;
+      if (left > 0) this.#pauses.set(deviceId, left);
+      else this.#pauses.delete(deviceId);
+      this.dispatch(deviceId);
+    };
+  }
+
   /** Runs `work` with nothing pushed to the device meanwhile; what may be pushed is after it. */
   hold<T>(deviceId: string, work: () => T): T {
-    if (this.#held.has(deviceId)) return work();
-    this.#held.add(deviceId);
+    const resume = this.pause(deviceId);
     try {
       return work();
     } finally {
-      this.#held.delete(deviceId);
-      this.dispatch(deviceId);
+      resume();
     }
   }
 
@@ -141,7 +159,7 @@ export class Dispatcher {
     const next: Command[] = [];
     const tooLarge: Command[] = [];
     let againAt = Number.POSITIVE_INFINITY;
-    let room = PUSH_WINDOW - line.unconfirmed;
+    let room = line.session.isFull ? 0 : PUSH_WINDOW - line.unconfirmed;
     for (const command of this.#gate.offer(device.id)) {
       if (room <= 0 && !isBounded) break;
       if (isBounded && this.#isTooLarge(device, command)) {

@@ -195,6 +195,7 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
     async (request) => {
       const device = await registry.change(request.params.id, request.body);
       presence.refresh(device.id);
+      parts.dispatcher.refresh(device.id);
       return deviceView(parts, device);
     },
   );

@@ -1,0 +1,104 @@
+import type { ServerResponse } from 'node:http';
+import { SECOND_MS } from '../../devices/clock.ts';
+import type { Device } from '../../devices/device.ts';
+import { DownlinkError } from '../../devices/downlink-error.ts';
+import type { ApiParts } from '../api-parts.ts';
+import { DeviceStream } from './device-stream.ts';
+import { BEAT_MS } from './event-stream.ts';
+
+/** All devices' streams of commands: how many there may be, one timer for their beats, and their ends. */
+export const DEVICE_STREAMS_MAX = 10_000;
+/** A device whose connection died unseen opens another; the oldest gives way. */
+export const STREAMS_OF_DEVICE_MAX = 2;
+const RETRY_SECONDS = 30;
+/** After a stop clients are asked back at this pace, over a minute at the most. */
+const RETURNS_PER_SECOND = 250;
+const RETURN_SECONDS_MIN = 2;
+const RETURN_SPREAD_SECONDS_MAX = 60;
+
+type Parts = Pick<ApiParts, 'dispatcher' | 'notifier' | 'ledger' | 'pull' | 'presence' | 'registry'>;
+
+export class DeviceStreams {
+  readonly #parts: Parts;
+  readonly #streamsMax: number;
+  /** In the order of their opening. */
+  readonly #streams = new Set<DeviceStream>();
+  readonly #ofDevice = new Map<string, DeviceStream[]>();
+  #beats: NodeJS.Timeout | undefined;
+
+  constructor(parts: Parts, streamsMax: number = DEVICE_STREAMS_MAX) {
+    this.#parts = parts;
+    this.#streamsMax = streamsMax;
+    parts.registry.onCredentialGone((deviceId) => {
+      for (const stream of [...(this.#ofDevice.get(deviceId) ?? [])]) this.#end(stream, 'the token was withdrawn');
+    });
+  }
+
+  get size(): number {
+    return this.#streams.size;
+  }
+
+  /** Throws `too_many_streams`. Call it before `open`, while the request can still be refused. */
+  assertRoom(): void {
+    if (this.#streams.size < this.#streamsMax) return;
+    throw new DownlinkError('too_many_streams', `${this.#streamsMax} streams of devices are open, as many as the server allows`, {
+      retryAfterSeconds: RETRY_SECONDS,
+    });
+  }
+
+  /** From now on the device's commands go out on this response, which is nobody else's any more. */
+  open(device: Device, response: ServerResponse): void {
+    const { dispatcher, notifier, ledger, pull, presence } = this.#parts;
+    const { id } = device;
+    const [oldest, ...others] = this.#ofDevice.get(id) ?? [];
+    if (oldest !== undefined && others.length + 1 >= STREAMS_OF_DEVICE_MAX) this.#end(oldest, 'newer streams took its place');
+
+    const stream = new DeviceStream(id, response, {
+      cursorOf: (after, through) => pull.cursorOf(device, { way: 'sse', after, through }),
+      nextHandover: () => ledger.nextHandover(),
+      onDrain: () => dispatcher.dispatch(id),
+    });
+    this.#streams.add(stream);
+    this.#ofDevice.set(id, [...(this.#ofDevice.get(id) ?? []), stream]);
+    response.once('close', () => this.#leave(stream));
+    response.on('error', () => response.destroy());
+    this.#beats ??= setInterval(() => {
+      for (const one of this.#streams) one.beat();
+    }, BEAT_MS).unref();
+    presence.session(id, 1);
+    stream.open();
+    dispatcher.open(stream);
+    notifier.open(stream);
+  }
+
+  /** Ends all. What they had not confirmed stays as it is recorded; the next start takes it back. */
+  close(): void {
+    clearInterval(this.#beats);
+    const spreadSeconds = Math.min(Math.ceil(this.#streams.size / RETURNS_PER_SECOND), RETURN_SPREAD_SECONDS_MAX);
+    for (const [at, stream] of [...this.#streams].entries()) {
+      stream.close('the server is stopping', (RETURN_SECONDS_MIN + (at % Math.max(1, spreadSeconds))) * SECOND_MS);
+    }
+    this.#streams.clear();
+    this.#ofDevice.clear();
+  }
+
+  #end(stream: DeviceStream, why: string): void {
+    stream.close(why);
+    this.#leave(stream);
+  }
+
+  #leave(stream: DeviceStream): void {
+    if (!this.#streams.delete(stream)) return;
+    const { deviceId } = stream;
+    const others = (this.#ofDevice.get(deviceId) ?? []).filter((other) => other !== stream);
+    if (others.length === 0) this.#ofDevice.delete(deviceId);
+    else this.#ofDevice.set(deviceId, others);
+    if (this.#streams.size === 0) {
+      clearInterval(this.#beats);
+      this.#beats = undefined;
+    }
+    this.#parts.presence.session(deviceId, -1);
+    this.#parts.notifier.close(stream);
+    this.#parts.dispatcher.close(stream);
+  }
+}
