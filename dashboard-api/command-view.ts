@@ -24,7 +24,9 @@ export const forecastSchema = Type.Object(
         description: 'When the command should be handed over, or again while that is not confirmed; absent when nothing is known',
       }),
     ),
-    wakesBeforeExpiry: Type.Optional(Type.Integer({ description: 'Expected wakes left before it expires, counted up to 100' })),
+    wakesBeforeExpiry: Type.Optional(
+      Type.Integer({ description: 'Wakes left before it expires, by number or as expected by time, counted up to 100' }),
+    ),
   },
   { $id: 'Forecast' },
 );

@@ -11,7 +11,7 @@ export type Forecast = {
    * is known (no schedule, not connected).
    */
   readonly expectedAt?: number;
-  /** Expected wakes left before it expires, at most 100; absent without a schedule or an expiry. */
+  /** Wakes left before it expires, at most 100: by number, and those expected by time; absent where neither is known. */
   readonly wakesBeforeExpiry?: number;
 };
 
@@ -20,14 +20,17 @@ const WAKES_COUNTED_MAX = 100;
 /** `reachable`: the device is connected or waiting right now. */
 export function forecast(command: Command, device: Sleeper, contact: Habit & { reachable: boolean }, now: number): Forecast {
   const nextWakeAt = expectedWakeAt(device, contact, now);
-  if (command.state !== 'queued' && command.state !== 'sent') return nextWakeAt === undefined ? {} : { nextWakeAt };
+  if (command.state === 'delivered' || command.state === 'running') return nextWakeAt === undefined ? {} : { nextWakeAt };
   const isHandedOver = command.state === 'sent' && !contact.reachable;
   const from = Math.max(now, command.notBefore ?? now, isHandedOver ? (command.leaseUntil ?? now) : now);
   const expectedAt = contact.reachable ? from : handOverAt(device, contact, from, nextWakeAt);
-  const wakesBeforeExpiry =
+  const wakesByTime =
     hasSchedule(device.wake) && command.expiresAt !== undefined
       ? countExpectedWakes(device, contact, { after: from, before: command.expiresAt }, WAKES_COUNTED_MAX)
-      : undefined;
+      : WAKES_COUNTED_MAX;
+  const wakesByNumber = command.expiresWakes === undefined ? WAKES_COUNTED_MAX : command.expiresWakes - command.wakes;
+  const isCounted = command.expiresWakes !== undefined || (hasSchedule(device.wake) && command.expiresAt !== undefined);
+  const wakesBeforeExpiry = isCounted ? Math.max(0, Math.min(wakesByTime, wakesByNumber)) : undefined;
   return {
     ...(nextWakeAt !== undefined && { nextWakeAt }),
     ...(expectedAt !== undefined && { expectedAt }),

@@ -138,12 +138,60 @@ describe('deadlines', () => {
     await server.commandIn(commandId, 'expired');
   });
 
+  test('expiry by wakes also ends a command whose device keeps no schedule, and only when it comes', async () => {
+    const { id, token } = await newDevice({ limits: { leaseSeconds: 1 } });
+    const { id: commandId } = await server.issue(id, { name: 'once', expires: { wakes: 1 } });
+    const waiting = await server.command(commandId);
+    expect(waiting).not.toHaveProperty('expiresAt');
+    expect(waiting).toMatchObject({ forecast: { wakesBeforeExpiry: 1 } });
+    clock.advance(300 * 24 * HOUR);
+    expect((await pull(token)).commands).toMatchObject([{ id: commandId }]);
+    expect(await server.command(commandId)).toMatchObject({ state: 'sent', wakes: 1, forecast: { wakesBeforeExpiry: 0 } });
+    clock.advance(1_000);
+    await server.commandIn(commandId, 'queued');
+    // The same wake: it is on offer still.
+    expect((await pull(token)).commands).toMatchObject([{ id: commandId, attempt: 2 }]);
+    clock.advance(MINUTE);
+    await server.commandIn(commandId, 'queued');
+    expect((await pull(token)).status).toBe(204);
+    expect(await server.command(commandId)).toMatchObject({ state: 'expired', error: 'not delivered within 1 wakes' });
+  });
+
+  test('expiry by wakes ends a command of a scheduled device that does not come, once the last of them is past its grace', async () => {
+    const { id } = await newDevice({ wake: { cron: '0 * * * *', slackSeconds: 0 }, graceSeconds: 120 });
+    const { id: commandId, ...issued } = await server.issue(id, { name: 'twice', expires: { wakes: 2 } });
+    const secondWakeAt = Math.ceil((clock.now() + HOUR + 1) / HOUR) * HOUR;
+    expect(issued).toMatchObject({
+      expiresWakes: 2,
+      expiresAt: new Date(secondWakeAt + 120_000).toISOString(),
+      forecast: { wakesBeforeExpiry: 2 },
+    });
+    clock.advance(secondWakeAt + 119_000 - clock.now());
+    expect(await server.command(commandId)).toMatchObject({ state: 'queued', wakes: 0 });
+    clock.advance(1_000);
+    await server.commandIn(commandId, 'expired');
+  });
+
   test('what would expire before the device next wakes is refused, unless forced', async () => {
     const { id } = await newDevice({ wake: { cron: '0 * * * *' } });
     const body = { name: 'too_late', expires: { inSeconds: 1 } };
     const refused = await server.request('POST', `/v1/devices/${id}/commands`, { body });
     expect(refused).toMatchObject({ status: 422, body: { code: 'expires_before_next_wake' } });
     expect((await server.issue(id, { ...body, force: true })).state).toBe('queued');
+  });
+
+  test('the refusal says when the device wakes and the least expiry that reaches it, which is then taken', async () => {
+    const { id } = await newDevice({ wake: { cron: '0 * * * *', slackSeconds: 0 } });
+    const wakeAt = Math.ceil((clock.now() + 1) / HOUR) * HOUR;
+    const body = { name: 'soon', expires: { inSeconds: 1 } };
+    const refused = await server.request('POST', `/v1/devices/${id}/commands`, { body });
+    const least = (wakeAt - clock.now()) / 1_000 + 1;
+    expect(refused.body).toMatchObject({ nextWakeAt: new Date(wakeAt).toISOString(), expiresInSecondsMin: least, at: 'expires' });
+    const tooSoon = await server.request('POST', `/v1/devices/${id}/commands`, {
+      body: { ...body, expires: { inSeconds: least - 1 } },
+    });
+    expect(tooSoon.status).toBe(422);
+    expect((await server.issue(id, { ...body, expires: { inSeconds: least } })).state).toBe('queued');
   });
 });
 
@@ -153,6 +201,8 @@ describe('keys', () => {
     const old = await server.issue(id, { name: 'set', params: 1, key: 'target' });
     const other = await server.issue(id, { name: 'set', params: 2, key: 'fan' });
     const fresh = await server.issue(id, { name: 'set', params: 3, key: 'target' });
+    expect(fresh).toMatchObject({ supersedes: [old.id] });
+    expect(other).not.toHaveProperty('supersedes');
     expect(await server.command(old.id)).toMatchObject({ state: 'superseded', supersededBy: fresh.id });
     expect((await pull(token)).commands.map((command) => command.id)).toEqual([other.id, fresh.id]);
   });
@@ -163,8 +213,36 @@ describe('keys', () => {
     await pull(token);
     const fresh = await server.issue(id, { name: 'set', key: 'k' });
     expect((await server.command(old.id)).state).toBe('sent');
+    expect(fresh).not.toHaveProperty('supersedes');
     clock.advance(5_000);
     expect(await server.commandIn(old.id, 'superseded')).toMatchObject({ supersededBy: fresh.id });
+    expect(await server.command(fresh.id)).toMatchObject({ supersedes: [old.id] });
+  });
+
+  test('one that gives way after the newer one has ended is told on that all the same, also after a restart', async () => {
+    const { id, token } = await newDevice({ limits: { leaseSeconds: 5 } });
+    const old = await server.issue(id, { name: 'set', key: 'k' });
+    await pull(token);
+    const fresh = await server.issue(id, { name: 'set', key: 'k' });
+    await pull(token);
+    expect(await report(token, fresh.id, { state: 'succeeded' })).toBe(200);
+    clock.advance(5_000);
+    await server.commandIn(old.id, 'superseded');
+    await server.restart();
+    expect(await server.command(old.id)).toMatchObject({ state: 'superseded', supersededBy: fresh.id });
+    expect(await server.command(fresh.id)).toMatchObject({ state: 'succeeded', supersedes: [old.id] });
+  });
+
+  test('one that the device turns out to have keeps its own life, and nobody claims its place', async () => {
+    const { id, token } = await newDevice();
+    const old = await server.issue(id, { name: 'set', key: 'k' });
+    await pull(token);
+    const fresh = await server.issue(id, { name: 'set', key: 'k' });
+    expect(await report(token, old.id, { state: 'succeeded' })).toBe(200);
+    const had = await server.command(old.id);
+    expect(had).toMatchObject({ state: 'succeeded' });
+    expect(had).not.toHaveProperty('supersededBy');
+    expect(await server.command(fresh.id)).not.toHaveProperty('supersedes');
   });
 
   test('an Idempotency-Key gives the same command again, also after a restart, and refuses another body', async () => {
@@ -265,6 +343,23 @@ describe('operators', () => {
       body: { state: 'cancelled' },
     });
     expect(await report(token, running.id, { state: 'succeeded' })).toBe(409);
+  });
+
+  test('see among the rejects what the device says of a command that was cancelled on its way to it', async () => {
+    const { id, token } = await newDevice();
+    const { id: commandId } = await server.issue(id, { name: 'open_valve' });
+    await pull(token);
+    await server.request('DELETE', `/v1/commands/${commandId}`);
+    expect(await report(token, commandId, { state: 'succeeded' })).toBe(409);
+    const { body } = await server.request<{ rejects: unknown[] }>('GET', `/v1/devices/${id}/rejects`);
+    expect(body.rejects).toMatchObject([
+      {
+        code: 'command_finished',
+        where: `/v1/device/commands/${commandId}`,
+        message: expect.stringContaining('the command is cancelled'),
+        excerpt: '{"state":"succeeded"}',
+      },
+    ]);
   });
 
   test('find commands by state and time, newest first, page by page', async () => {
