@@ -16,6 +16,9 @@ export const LIMIT_MAX = 100;
 export const MAX_BYTES_MIN = 64;
 export const MAX_BYTES_MAX = 16 * 1024 * 1024;
 
+/** How many behind the end of an answer are told that they wait: a queue is long, and those further back wait for these. */
+export const DEFERRED_BEHIND_MAX = 100;
+
 export type PackingDeferral<T> = {
   readonly item: T;
   /** `over_limit`, past the number; `over_max_bytes`, did not fit beside those before it; `larger_than_max_bytes`, not even alone. */
@@ -27,7 +30,7 @@ export type PackingDeferral<T> = {
 
 export type Packed<T> = {
   readonly taken: readonly T[];
-  /** All that was not taken, in order. */
+  /** What was not taken, in order: all that was passed over, and the first behind the end. */
   readonly deferred: readonly PackingDeferral<T>[];
   /** Another answer of this size would hold something of what was left. */
   readonly more: boolean;
@@ -40,7 +43,9 @@ export function pack<T>(items: readonly T[], bounds: PackingBounds, sizeOf: (ite
   const deferred: PackingDeferral<T>[] = [];
   let bytesTaken = envelopeBytes;
   let end: 'over_limit' | 'over_max_bytes' | undefined;
+  let behind = 0;
   for (const item of items) {
+    if (end !== undefined && (behind += 1) >= DEFERRED_BEHIND_MAX) break;
     const itemBytes = bytesMax === undefined ? 0 : sizeOf(item);
     const sizes = bytesMax !== undefined && { bytes: envelopeBytes + itemBytes, bytesMax };
     if (sizes && sizes.bytes > sizes.bytesMax) {

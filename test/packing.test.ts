@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { pack } from '../devices/packing.ts';
+import { DEFERRED_BEHIND_MAX, pack } from '../devices/packing.ts';
 
 const sizeOf = (bytes: number): number => bytes;
 
@@ -48,6 +48,16 @@ describe('packing', () => {
 
   test('does not call it more when all that is past the limit is too large alone', () => {
     expect(pack([5, 11], { limit: 1, maxBytes: 20, envelopeBytes: 10 }, sizeOf)).toMatchObject({ taken: [5], more: false });
+  });
+
+  test('looks no further behind the end than it tells of', () => {
+    const sizes: number[] = [];
+    const items = Array.from({ length: 1_000 }, (_, i) => i);
+    const { deferred, more } = pack(items, { limit: 1, maxBytes: 100, envelopeBytes: 10 }, (item) => {
+      sizes.push(item);
+      return 5;
+    });
+    expect([deferred.length, sizes.length, more]).toEqual([DEFERRED_BEHIND_MAX, DEFERRED_BEHIND_MAX + 1, true]);
   });
 
   test('asks for no sizes when there is no bound on them', () => {
