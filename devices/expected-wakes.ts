@@ -1,5 +1,5 @@
 import { DAY_MS, SECOND_MS } from './clock.ts';
-import type { WakeSchedule } from './device.ts';
+import { GRACE_SECONDS_DEFAULT, type WakeSchedule } from './device.ts';
 import { nextWakeAt, shortestSpacingMs } from './wake-schedule.ts';
 import { hasSchedule, plannedWakeAt, slotMsOf, type Sleeper } from './wake-slot.ts';
 
@@ -73,7 +73,8 @@ export function ownWakesAfter(device: Sleeper, had: Habit, now: number): number 
   if (plain === undefined || Math.abs(promisedWakeAt - plain) < TELLING_MS_MIN) return ownWakes;
   const fromPromise = Math.abs(now - promisedWakeAt);
   const fromPlain = Math.abs(now - plain);
-  if (Math.min(fromPromise, fromPlain) >= Math.abs(promisedWakeAt - plain) / 4) return ownWakes;
+  const graceMs = (device.graceSeconds ?? GRACE_SECONDS_DEFAULT) * SECOND_MS;
+  if (Math.min(fromPromise, fromPlain) >= Math.min(Math.abs(promisedWakeAt - plain) / 4, graceMs)) return ownWakes;
   return fromPlain < fromPromise ? Math.min(ownWakes + 1, OWN_WAKES_MAX) : Math.max(ownWakes - 1, 0);
 }
 

@@ -7,8 +7,8 @@ import { nextWakeAt, shortestSpacingMs } from './wake-schedule.ts';
  * follows from its id and so stays the same. All times are epoch milliseconds.
  *
  *   cron      the time that the schedule names, and the slot after it
- *   interval  one interval after the contact, drawn towards the device's own phase of the interval: by at most the slack a wake, and in
- *             proportion to the way left, so that devices which booted together part at once, stay apart, and are in phase after a few wakes
+ *   interval  one interval after the contact, drawn towards the device's own phase of the interval: by at most the slack a wake, in
+ *             proportion to the way left, so that devices which booted together part at once and stay apart, evenly at each wake
  */
 export type Sleeper = Pick<Device, 'id' | 'wake' | 'graceSeconds'>;
 
@@ -19,6 +19,7 @@ const SLACK_GRACE_FRACTION = 0.5;
 /** Consecutive numbers times this fall evenly into [0, 1), however many (the golden ratio's additive recurrence). */
 const GOLDEN = 0.618_033_988_749_894_9;
 const NUMBER_DIGITS_MAX = 8;
+const DITHER_PRIME = 7_919;
 
 export function hasSchedule(wake: Wake | undefined): wake is WakeSchedule {
   return wake !== undefined && ('cron' in wake || 'everySeconds' in wake);
@@ -32,16 +33,22 @@ export function plannedWakeAt(device: Sleeper, at: number): number | undefined {
     const next = nextWakeAt(wake, at, undefined);
     return next === undefined ? undefined : next + slotMsOf(device);
   }
-  const everyMs = wake.everySeconds * SECOND_MS;
-  const next = at + everyMs;
+  const { everySeconds, minSeconds = 0, maxSeconds = Number.POSITIVE_INFINITY } = wake;
   const slackMs = slackMsOf(device, wake);
-  if (slackMs === 0) return next;
-  let away = (slotOf(device.id) * everyMs - next) % everyMs;
+  if (slackMs === 0) return at + everySeconds * SECOND_MS;
+  const everyMs = everySeconds * SECOND_MS;
+  const slot = slotOf(device.id);
+  let away = (slot * everyMs - at) % everyMs;
   if (away < 0) away += everyMs;
   if (away > everyMs / 2) away -= everyMs;
-  const drawn = next + Math.round(Math.abs(away) <= slackMs ? away : (away * slackMs) / (everyMs / 2));
-  const { minSeconds = 0, maxSeconds = Number.POSITIVE_INFINITY } = wake;
-  return Math.min(Math.max(drawn, at + minSeconds * SECOND_MS), at + maxSeconds * SECOND_MS);
+  const drawnSeconds = everySeconds + (away * slackMs) / (everyMs / 2) / SECOND_MS;
+  const seconds = Math.floor(drawnSeconds + ditherOf(slot, at));
+  return at + Math.min(Math.max(seconds, minSeconds), maxSeconds) * SECOND_MS;
+}
+
+/** Decides how seconds are rounded, for each device and time differently: rounded alike, devices would gather on some seconds. */
+function ditherOf(slot: number, at: number): number {
+  return (slot * DITHER_PRIME + Math.floor(at / SECOND_MS) * GOLDEN) % 1;
 }
 
 /** How long after the time that its cron schedule names a device is told to come; 0 for an interval. */
