@@ -6,9 +6,11 @@ import { CommandLedger } from '../broker/commands/command-ledger.ts';
 import { LiveEvents } from '../broker/live-events.ts';
 import { LevelState } from '../broker/store/level/level-state.ts';
 import { TimeMark } from '../broker/time-mark.ts';
+import type { Command } from '../devices/command.ts';
 import { DownlinkError } from '../devices/downlink-error.ts';
 import { commandOf } from './history-fixtures.ts';
 
+/** The order of commits, and what a crash between them leaves. */
 const clock = { now: () => Date.now() };
 
 test('a step that the disk refused does not bring a command back that has ended since', async () => {
@@ -34,6 +36,63 @@ test('a step that the disk refused does not bring a command back that has ended 
   await ledger.load();
   expect(ledger.book.size).toBe(0);
   expect(await ledger.find(command.id)).toMatchObject({ state: 'succeeded' });
+  await ledger.close();
+  await state.close();
+  await rm(folder, { recursive: true });
+});
+
+test('a crash before a newer command took the place of older ones is made good at the next start, with the links both ways', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'downlink-test-'));
+  const start = async (): Promise<{ state: LevelState; ledger: CommandLedger }> => {
+    const state = await LevelState.open({ folder, journalBytesMax: 1024 * 1024, clock });
+    const ledger = new CommandLedger(state, new LiveEvents('run', clock), clock, await TimeMark.load(state));
+    await ledger.load();
+    return { state, ledger };
+  };
+  const now = Date.now();
+  const keyed = (key: string, changes: Partial<Command> = {}): Command => commandOf('d', { key, queuedAt: now, ...changes });
+  let { state, ledger } = await start();
+  const [oldest, sent, delivered, newest] = [keyed('k'), keyed('k'), keyed('k'), keyed('k')];
+  const other = keyed('other');
+  for (const command of [oldest, sent, delivered, newest, other]) await ledger.add(command, []);
+  await ledger.step(sent.id, { type: 'lease', transport: 'http', leaseMs: 60_000, handover: ledger.nextHandover() }).durable;
+  await ledger.step(delivered.id, { type: 'confirm', transport: 'http' }).durable;
+  await ledger.close();
+  await state.close();
+
+  ({ state, ledger } = await start());
+  expect(await ledger.find(oldest.id)).toMatchObject({ state: 'superseded', supersededBy: newest.id });
+  expect(await ledger.find(sent.id)).toMatchObject({ state: 'sent', supersededBy: newest.id });
+  expect(await ledger.find(newest.id)).toMatchObject({ state: 'queued', supersedes: [oldest.id] });
+  expect(await ledger.find(delivered.id)).not.toHaveProperty('supersededBy');
+  expect(await ledger.find(other.id)).toEqual(other);
+  await ledger.step(sent.id, { type: 'lapse' }).durable;
+  await ledger.close();
+  await state.close();
+
+  ({ state, ledger } = await start());
+  expect(await ledger.find(sent.id)).toMatchObject({ state: 'superseded', supersededBy: newest.id });
+  expect(await ledger.find(newest.id)).toMatchObject({ supersedes: [oldest.id, sent.id] });
+  await ledger.close();
+  await state.close();
+  await rm(folder, { recursive: true });
+});
+
+test('who took whose place is written at both ends as one, whenever the disk fails', async () => {
+  const folder = await mkdtemp(join(tmpdir(), 'downlink-test-'));
+  const state = await LevelState.open({ folder, journalBytesMax: 1024 * 1024, clock });
+  const ledger = new CommandLedger(state, new LiveEvents('run', clock), clock, await TimeMark.load(state));
+  const [older, newer] = [commandOf('d', { key: 'k' }), commandOf('d', { key: 'k' })];
+  for (const command of [older, newer]) await ledger.add(command, []);
+  const { durable } = ledger.step(older.id, { type: 'supersede', by: newer.id });
+  // As it is on the disk at any moment: both or neither.
+  for (;;) {
+    const isEnded = (await state.get(`ended/${older.id}`)) !== undefined;
+    const isLinked = (await state.get(`command/${newer.id}`))?.includes(older.id) ?? false;
+    expect(isLinked).toBe(isEnded);
+    if (isEnded) break;
+  }
+  await durable;
   await ledger.close();
   await state.close();
   await rm(folder, { recursive: true });

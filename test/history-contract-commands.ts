@@ -26,6 +26,8 @@ export function commandsContract(name: string, harness: HistoryHarness): void {
           notBefore: 1_700_000_000_001,
           expiresAt: 1_700_000_000_002,
           expiresWakes: 3,
+          condition: { metric: 'mode', op: '!=', value: 'a "b" \\ \n', maxAgeSeconds: 60 },
+          supersedes: [newId(), newId()],
           state: 'running',
           attempts: 2,
           wakes: 1,
@@ -45,6 +47,8 @@ export function commandsContract(name: string, harness: HistoryHarness): void {
           state: 'superseded',
           supersededBy: bare.id,
           error: 'a newer one came',
+          condition: { metric: 'ok', op: '=', value: true },
+          deferral: { reason: 'larger_than_max_bytes', at: 1_700_000_000_007, bytes: 900, bytesMax: 512 },
         });
         const late = commandOf(device, {
           historyNs: String(T + 3n),
@@ -89,8 +93,13 @@ export function commandsContract(name: string, harness: HistoryHarness): void {
 
       test("lose what the device's late word took back", async () => {
         const device = newDevice();
-        const expired = commandOf(device, { state: 'expired', error: 'not delivered in time', supersededBy: newId() });
-        const { error: _, supersededBy: __, ...rest } = expired;
+        const expired = commandOf(device, {
+          state: 'expired',
+          error: 'not delivered in time',
+          supersededBy: newId(),
+          deferral: { reason: 'over_limit', at: 1_700_000_000_007 },
+        });
+        const { error: _, supersededBy: __, deferral: ___, ...rest } = expired;
         const told = { ...rest, state: 'succeeded', late: true, deliveredAt: 1_700_000_000_400 } as const;
         await append(store.history, commandLine(expired));
         expect(await list({ deviceId: device })).toEqual([expired]);

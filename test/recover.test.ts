@@ -17,12 +17,18 @@ function recovers(history: string, influxOf: () => InfluxConfig): void {
     const live = await LiveServer.start({ influx });
     const token = await live.createDevice('pump');
     await live.createDevice('silent');
-    const queued = await live.issue('silent', { name: 'start', params: { rpm: 1200 }, priority: 'urgent', key: 'speed' });
+    const older = await live.issue('silent', { name: 'start', params: { rpm: 900 }, key: 'speed' });
+    const queued = await live.issue('silent', {
+      name: 'start',
+      params: { rpm: 1200 },
+      priority: 'urgent',
+      key: 'speed',
+    });
     const sent = await live.issue('pump', { name: 'sent', params: {} });
     await live.request('GET', '/v1/device/commands', { credential: token });
     const done = await live.issue('pump', { name: 'done', params: {} });
     await live.request('POST', `/v1/device/commands/${done.id}`, { credential: token, body: { state: 'succeeded' } });
-    const running = await live.issue('pump', { name: 'running', params: {} });
+    const running = await live.issue('pump', { name: 'running', condition: { metric: 'rpm', op: '<', value: 900 } });
     await live.request('POST', `/v1/device/commands/${running.id}`, {
       credential: token,
       body: { state: 'running', progress: 40 },
@@ -63,9 +69,15 @@ function recovers(history: string, influxOf: () => InfluxConfig): void {
         params: { rpm: 1200 },
         priority: 'urgent',
         key: 'speed',
+        supersedes: [older.id],
       });
+      expect(await api(`/v1/commands/${older.id}`)).toMatchObject({ state: 'superseded', supersededBy: queued.id });
       expect(await api(`/v1/commands/${sent.id}`)).toMatchObject({ state: 'queued', attempts: 1 });
-      expect(await api(`/v1/commands/${running.id}`)).toMatchObject({ state: 'running', progress: 40 });
+      expect(await api(`/v1/commands/${running.id}`)).toMatchObject({
+        state: 'running',
+        progress: 40,
+        condition: { metric: 'rpm', op: '<', value: 900 },
+      });
       expect(await api(`/v1/commands/${done.id}`)).toMatchObject({ state: 'succeeded' });
       const made = await api('/v1/devices', { id: 'silent' });
       const pulled = await api('/v1/device/commands', undefined, String(made['token']));
