@@ -234,7 +234,8 @@ export function commandsRoutes(app: Api, parts: ApiParts, stopping: AbortSignal)
         operationId: 'cancelCommand',
         summary: 'Cancel a command',
         description:
-          'Role: operator. What the device already has is only cancelled with `force`; the device is not told. Cancelling twice is fine.',
+          'Role: operator. What the device already has is only cancelled with `force`; the device is not told, and what it then says of the command is ' +
+          'refused and kept in its rejects. Cancelling twice is fine.',
         params: byId,
         querystring: Type.Object({ force: Type.Optional(Type.Boolean({ default: false })) }, { additionalProperties: false }),
         response: {
