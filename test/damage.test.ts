@@ -253,6 +253,27 @@ describe('the State', () => {
     await opened.close();
   });
 
+  test.each([
+    ['the last record', 'the journal is missing records between 1 and 3: 2 are left, 8 octets are gone'],
+    ['every record', 'the journal is empty, where 24 octets were counted'],
+  ])('of the journal %s gone is told once', async (what, line) => {
+    const folder = join(base, `journal without ${what}`);
+    const state = await open(folder, []);
+    for (let i = 1; i <= 3; i += 1) await state.commit([], [`m f=${i} ${i}`]);
+    await state.close();
+    const db = new ClassicLevel(folder);
+    await db.open();
+    const keys = await db.keys({ gt: 'journal/', lt: 'journal/~' }).all();
+    for (const key of what === 'every record' ? keys : keys.slice(-1)) await db.del(key);
+    await db.close();
+    const lines: string[] = [];
+    await (await open(folder, lines)).close();
+    expect(lines).toEqual([expect.stringContaining(line)]);
+    const again: string[] = [];
+    await (await open(folder, again)).close();
+    expect(again).toEqual([]);
+  });
+
   test('a folder that another process has is left alone, damaged or not', async () => {
     const folder = join(base, 'held');
     const { db } = await openLevel(folder);

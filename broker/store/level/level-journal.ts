@@ -27,8 +27,8 @@ export class LevelJournal implements Journal {
   }
 
   /**
-   * Reads where the journal stands. `isDoubtful`: the count may not be that of the records, so these are counted. Answers in one line
-   * what is missing, if anything is.
+   * Reads where the journal stands. `isDoubtful`: the count may not be that of the records, so these are counted, and the count is put right. Answers in
+   * one line what is missing, if anything is: once, since the next start finds the count right.
    */
   async load(isDoubtful: boolean): Promise<string | undefined> {
     const count = countOf(await this.#db.get(COUNT_KEY));
@@ -42,14 +42,18 @@ export class LevelJournal implements Journal {
     const isRight = count !== undefined && (first === undefined ? count.bytes === 0 : count.head === head);
     if (!isDoubtful && (isRight || (count === undefined && first === undefined))) return undefined;
     const records = await this.#keys(0, Number.POSITIVE_INFINITY);
+    const missing = `between ${this.#tail + 1} and ${this.#head}: ${records.length} are left`;
+    const isMissing = records.length < this.#head - this.#tail;
     this.#bytes = records.reduce((bytes, record) => bytes + record.bytes, 0);
-    const missing = this.#head - this.#tail - records.length;
-    const bytesLost = (count?.bytes ?? 0) - this.#bytes;
-    if (missing <= 0 && bytesLost <= 0) return undefined;
-    return (
-      `the journal is missing records between ${this.#tail + 1} and ${this.#head}: ${records.length} are left, ` +
-      `${Math.max(bytesLost, 0)} octets are gone`
-    );
+    this.#head = last?.sequence ?? this.#head;
+    if (count?.bytes !== this.#bytes || count.head !== this.#head) {
+      await this.#db.put(COUNT_KEY, countText(this.#bytes, this.#head), { sync: true });
+    }
+    const bytesLost = Math.max((count?.bytes ?? 0) - this.#bytes, 0);
+    if (records.length === 0 && bytesLost > 0) {
+      return `the journal is empty, where ${bytesLost} octets were counted: they are gone, or History has them and the newer count is gone`;
+    }
+    return isMissing || bytesLost > 0 ? `the journal is missing records ${missing}, ${bytesLost} octets are gone` : undefined;
   }
 
   get bytes(): number {
@@ -119,7 +123,7 @@ export class LevelJournal implements Journal {
         changes.set(record.key, undefined);
       }
     }
-    if (changes.size > 0) changes.set(COUNT_KEY, JSON.stringify({ bytes: this.#bytes + added - removed, head }));
+    if (changes.size > 0) changes.set(COUNT_KEY, countText(this.#bytes + added - removed, head));
     const applied = (): void => {
       if (hasLines && this.#bytes === 0) this.#oldestAt = now;
       this.#bytes += added - removed;
@@ -145,6 +149,10 @@ export class LevelJournal implements Journal {
 type RecordKey = { key: string; sequence: number; bytes: number; writtenAt: number };
 
 const PREFIX_END = `${PREFIX}~`;
+
+function countText(bytes: number, head: number): string {
+  return JSON.stringify({ bytes, head });
+}
 
 function countOf(text: string | undefined): { bytes: number; head: number } | undefined {
   try {
