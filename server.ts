@@ -159,7 +159,7 @@ async function wire(
     loop.close();
   });
   const advisor = new SleepAdvisor(ledger, registry, presence, overload, clock);
-  const pull = new CommandPull(ledger, gate, presence, changes, advisor, (text) => digests.seal(text));
+  const pull = new CommandPull(ledger, gate, dispatcher, presence, changes, advisor, (text) => digests.seal(text));
   const queries = new CommandQueries(ledger, state, history);
   const ingest = new Ingest(state, events, latest, clock, mark);
   const sync = new DeviceSync(ledger, pull, ingest, new DeviceClocks(clock));

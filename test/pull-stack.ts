@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { CommandLedger } from '../broker/commands/command-ledger.ts';
 import { DeliveryGate } from '../broker/commands/delivery-gate.ts';
+import { Dispatcher } from '../broker/commands/dispatcher.ts';
 import { ParkedPolls } from '../broker/commands/parked-polls.ts';
 import { CommandPull } from '../broker/commands/pull.ts';
 import { QueueChanges } from '../broker/commands/queue-changes.ts';
@@ -26,19 +27,21 @@ export class PullStack {
   readonly ledger: CommandLedger;
   readonly registry: DeviceRegistry;
   readonly presence: PresenceTracker;
+  readonly dispatcher: Dispatcher;
   readonly pull: CommandPull;
   readonly parked: ParkedPolls;
   readonly #newId: () => string;
   readonly #close: () => Promise<void>;
 
   private constructor(
-    parts: Pick<PullStack, 'clock' | 'ledger' | 'registry' | 'presence' | 'pull' | 'parked'>,
+    parts: Pick<PullStack, 'clock' | 'ledger' | 'registry' | 'presence' | 'dispatcher' | 'pull' | 'parked'>,
     close: () => Promise<void>,
   ) {
     this.clock = parts.clock;
     this.ledger = parts.ledger;
     this.registry = parts.registry;
     this.presence = parts.presence;
+    this.dispatcher = parts.dispatcher;
     this.pull = parts.pull;
     this.parked = parts.parked;
     this.#newId = uuidV7Source(parts.clock);
@@ -58,11 +61,13 @@ export class PullStack {
     const history = await LevelHistory.open(join(folder, 'history'));
     const latest = new LatestValues(history, { caughtUp: async () => true });
     const gate = new DeliveryGate(ledger, latest, clock);
+    const dispatcher = new Dispatcher(ledger, gate, registry, clock);
     const changes = new QueueChanges(ledger, registry, mark.clockFrom(clock));
     const advisor = new SleepAdvisor(ledger, registry, presence, { pressure: 0 }, clock);
-    const pull = new CommandPull(ledger, gate, presence, changes, advisor, (text) => digests.seal(text));
+    const pull = new CommandPull(ledger, gate, dispatcher, presence, changes, advisor, (text) => digests.seal(text));
     const parked = new ParkedPolls(ledger, registry, presence, clock, options.pollsMax);
-    return new PullStack({ clock, ledger, registry, presence, pull, parked }, async () => {
+    return new PullStack({ clock, ledger, registry, presence, dispatcher, pull, parked }, async () => {
+      dispatcher.stop();
       parked.close();
       await presence.close();
       await ledger.close();

@@ -115,6 +115,7 @@ export class Dispatcher {
 
   /** Runs `work` with nothing pushed to the device meanwhile; what may be pushed is after it. */
   hold<T>(deviceId: string, work: () => T): T {
+    if (!this.#lines.has(deviceId)) return work();
     const resume = this.pause(deviceId);
     try {
       return work();
@@ -123,8 +124,18 @@ export class Dispatcher {
     }
   }
 
-  /** True when a session has the command, and a pull may take it over all the same: by a lapse and a lease, while pushing is on hold. */
-  isInDoubt(command: Command): boolean {
+  /** What sessions have and a pull may take over all the same. */
+  doubtful(deviceId: string): readonly Command[] {
+    if (!this.#lines.has(deviceId)) return [];
+    return this.#ledger.book.of(deviceId).filter((command) => this.#isInDoubt(command));
+  }
+
+  /** Takes that back, for a pull that comes while pushing is on hold. */
+  giveBackDoubtful(deviceId: string): void {
+    for (const { id } of this.doubtful(deviceId)) this.#ledger.tryStep(id, { type: 'lapse' });
+  }
+
+  #isInDoubt(command: Command): boolean {
     if (command.state !== 'sent' || command.transport === 'http' || command.attempts >= command.maxAttempts) return false;
     const line = this.#lines.get(command.deviceId)?.find((one) => one.holds(command));
     return line === undefined || line.doubtfulAt(command) <= this.#clock.now();
@@ -208,6 +219,6 @@ export class Dispatcher {
     this.#looksAt.delete(deviceId);
     this.dispatch(deviceId);
     // For polls that wait: they may take it over.
-    if (this.#ledger.book.of(deviceId).some((command) => this.isInDoubt(command))) this.#ledger.emit('queued', deviceId);
+    if (this.doubtful(deviceId).length > 0) this.#ledger.emit('queued', deviceId);
   }
 }

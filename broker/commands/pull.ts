@@ -8,6 +8,7 @@ import type { Sleep } from '../../devices/sleep-hint.ts';
 import type { PresenceTracker } from '../registry/presence-tracker.ts';
 import type { CommandLedger } from './command-ledger.ts';
 import type { DeliveryGate } from './delivery-gate.ts';
+import type { Dispatcher } from './dispatcher.ts';
 import type { QueueChanges } from './queue-changes.ts';
 import type { SleepAdvisor } from './sleep-advisor.ts';
 
@@ -44,6 +45,7 @@ const NOTHING_TAG = 'W/"nothing"';
 export class CommandPull {
   readonly #ledger: CommandLedger;
   readonly #gate: DeliveryGate;
+  readonly #dispatcher: Dispatcher;
   readonly #presence: PresenceTracker;
   readonly #changes: QueueChanges;
   readonly #advisor: SleepAdvisor;
@@ -52,6 +54,7 @@ export class CommandPull {
   constructor(
     ledger: CommandLedger,
     gate: DeliveryGate,
+    dispatcher: Dispatcher,
     presence: PresenceTracker,
     changes: QueueChanges,
     advisor: SleepAdvisor,
@@ -59,6 +62,7 @@ export class CommandPull {
   ) {
     this.#ledger = ledger;
     this.#gate = gate;
+    this.#dispatcher = dispatcher;
     this.#presence = presence;
     this.#changes = changes;
     this.#advisor = advisor;
@@ -77,13 +81,19 @@ export class CommandPull {
   /**
    * Leases what is queued, in the order of delivery, as far as it fits; what does not is told on the command. With `since` as `confirmThrough` first, whose
    * end is not waited for. The attempt is written with the next commit, which the answer does not wait for either: a crash may repeat a hand-over, never
-   * lose one. Throws `invalid_cursor` before anything changes. `isArrival` is false when `arrive` was called for this request.
+   * lose one. What a push session holds in doubt is taken over. Throws `invalid_cursor` before anything changes. `isArrival` is false when `arrive` was called for
+   * this request.
    */
   lease(device: Device, request: PullRequest, isArrival = true): Pulled {
     const since = request.since === undefined ? undefined : this.checkCursor(device, request.since);
+    return this.#dispatcher.hold(device.id, () => this.#lease(device, request, since, isArrival));
+  }
+
+  #lease(device: Device, request: PullRequest, since: Cursor | undefined, isArrival: boolean): Pulled {
     if (since !== undefined) this.#acknowledge(device.id, since).catch(() => {});
     // After the confirmations: what the device has got is not counted as offered once more.
     if (isArrival) this.arrive(device);
+    this.#dispatcher.giveBackDoubtful(device.id);
     const { taken, deferred, more } = this.#packed(device.id, request);
     const leaseMs = (device.limits.leaseSeconds ?? LEASE_SECONDS_DEFAULT) * SECOND_MS;
     const commands: Command[] = [];
@@ -123,14 +133,14 @@ export class CommandPull {
    */
   tag(device: Device, variant = ''): { etag: string; lastChangeAt: number } {
     const lastChangeAt = this.#changes.lastChangeAt(device.id);
-    const leasable = [...this.#gate.offer(device.id)];
+    const leasable = [...this.#gate.offer(device.id), ...this.#dispatcher.doubtful(device.id)];
     if (leasable.length === 0) return { etag: NOTHING_TAG, lastChangeAt };
     const text = leasable.map(({ id, attempts }) => `${id} ${attempts}`).join();
     return { etag: `W/"${hash('sha256', `${variant} ${text}`, 'base64url').slice(0, TAG_CHARS)}"`, lastChangeAt };
   }
 
   hasLeasable(deviceId: string): boolean {
-    return this.#gate.offer(deviceId).next().done !== true;
+    return this.#gate.offer(deviceId).next().done !== true || this.#dispatcher.doubtful(deviceId).length > 0;
   }
 
   /** An answer with these commands, as leased for it, never left: they are offered again at once, and the attempt does not count. */
