@@ -1,6 +1,7 @@
 import { parseArgs } from 'node:util';
 import { isDeviceId } from '../devices/device.ts';
 import { isMetricName } from '../devices/telemetry.ts';
+import type { Way } from './fleet/ways.ts';
 import { UserError } from './user-error.ts';
 
 /** Command line and environment -> typed options. Throws UserError with one line that names what is wrong. */
@@ -17,7 +18,7 @@ export type ServerOptions = {
   readonly adminKey?: string;
 };
 
-export type FleetOptions = {
+export type FleetOptions = Readonly<Partial<Record<Way, number>>> & {
   readonly server: ServerOptions;
   readonly push: number;
   readonly sleepy: number;
@@ -53,6 +54,10 @@ export const HELP = `Usage:
 The fleet: it registers its devices, issues commands to them, and checks that each command ends as its device says.
   --push N          devices that stay connected over MQTT (10)
   --sleepy N        devices that wake and pull over HTTP (10)
+  --sync N          devices that wake for one trip: all in one request (0)
+  --long-poll N     devices that keep a request waiting for commands (0)
+  --sse N           devices that follow an event stream (0)
+  --hybrid N        devices that are pushed to, and pull while MQTT cannot be had (0)
   --seconds N       how long commands are issued (60); Ctrl-C ends it early
   --rate N          commands a second (one a device every ten seconds)
   --faults P        probability of each kind of fault, 0 to 1 (0)
@@ -90,6 +95,10 @@ const FLEET_OPTIONS = {
   ...SERVER_OPTIONS,
   push: { type: 'string' },
   sleepy: { type: 'string' },
+  sync: { type: 'string' },
+  'long-poll': { type: 'string' },
+  sse: { type: 'string' },
+  hybrid: { type: 'string' },
   seconds: { type: 'string' },
   rate: { type: 'string' },
   faults: { type: 'string' },
@@ -121,12 +130,25 @@ function fleetOptions(args: readonly string[], env: Env, randomSeed: number): Op
     server: serverOptions(values, env),
     push: wholeNumber('--push', values.push ?? '10', 0, DEVICES_MAX),
     sleepy: wholeNumber('--sleepy', values.sleepy ?? '10', 0, DEVICES_MAX),
+    ...counted(values),
     seconds: wholeNumber('--seconds', values.seconds ?? '60', 1, SECONDS_MAX),
     seed: wholeNumber('--seed', values.seed ?? String(randomSeed), 0, SEED_MAX),
     faults: number('--faults', values.faults ?? '0', 0, 1),
     ...(values.rate !== undefined && { rate: number('--rate', values.rate, 0.01, 10_000) }),
   };
 }
+
+/** Those that are asked for. */
+function counted(values: Partial<Record<Way, string | undefined>>): Partial<Record<Way, number>> {
+  const counts: Partial<Record<Way, number>> = {};
+  for (const way of MORE_WAYS) {
+    const text = values[way];
+    if (text !== undefined) counts[way] = wholeNumber(`--${way}`, text, 0, DEVICES_MAX);
+  }
+  return counts;
+}
+
+const MORE_WAYS = ['sync', 'long-poll', 'sse', 'hybrid'] as const;
 
 function replayOptions(args: readonly string[], env: Env): Options {
   const { values, positionals } = read(() => parseArgs({ args: [...args], options: REPLAY_OPTIONS, allowPositionals: true }));

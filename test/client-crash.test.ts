@@ -9,7 +9,7 @@ import { LiveServer } from './live-server.ts';
 
 /** A device killed with SIGKILL at each step of a command, and started again: carried out at most once, and in the end reported rightly. */
 const ROOT = join(import.meta.dirname, '..');
-const WAYS = ['push', 'plain', 'long-poll', 'sync', 'hybrid'] as const;
+const WAYS = ['push', 'plain', 'long-poll', 'sync', 'sse', 'hybrid'] as const;
 
 let server: LiveServer;
 let folder: string;

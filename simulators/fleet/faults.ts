@@ -6,8 +6,11 @@ export const FAULTS = {
   cutBeforePuback: 'MQTT cut before PUBACK',
   cutAfterPuback: 'MQTT cut after PUBACK',
   cutAfterPublish: 'MQTT cut after a publish',
+  mqttAway: 'MQTT away',
   sentTwiceMqtt: 'MQTT publish sent twice',
+  requestLost: 'HTTP request lost',
   answerLost: 'HTTP answer lost',
+  streamCut: 'event stream cut',
   sentTwiceHttp: 'HTTP request sent twice',
   lateReport: 'late report',
   deviceFails: 'device fails',
@@ -44,10 +47,18 @@ export class Faults {
   }
 }
 
-/** mqtt's `connect`, over a network that cuts and doubles. */
-export function faultyConnect(faults: Faults): (url: string, options: IClientOptions) => MqttClient {
+/** mqtt's `connect`, over a network that cuts and doubles; with `away`, also one that takes no connections for so long. */
+export function faultyConnect(faults: Faults, away?: { msMin: number; msMax: number }): Connect {
+  let awayUntilMs = 0;
   return (url, options) => {
     const client = mqttConnect(url, options);
+    const now = performance.now();
+    if (away !== undefined && now >= awayUntilMs && faults.strike('mqttAway'))
+      awayUntilMs = now + faults.between(away.msMin, away.msMax);
+    if (now < awayUntilMs) {
+      setImmediate(() => client.stream.destroy());
+      return client;
+    }
     // `packetsend` comes before the packet is written: cutting at once loses it, cutting a turn later does not.
     client.on('packetsend', ({ cmd }) => {
       if (cmd === 'puback') {
@@ -66,11 +77,15 @@ export function faultyConnect(faults: Faults): (url: string, options: IClientOpt
   };
 }
 
+type Connect = (url: string, options: IClientOptions) => MqttClient;
+
 type Publish = (topic: string, message: string, how: { qos: 1 }, done: (error?: Error) => void) => MqttClient;
 
-/** `fetch` over a network that loses answers (of requests that arrived, or that may have) and doubles requests. */
+/** `fetch` over a network that loses requests and answers (of requests that arrived, or that may have), doubles requests and cuts event streams. */
 export function faultyFetch(faults: Faults): typeof fetch {
   return async (input, init = {}) => {
+    if (faults.strike('requestLost')) throw new TypeError('simulated: the request was lost');
+    if (new Headers(init.headers).get('accept') === 'text/event-stream') return faultyStream(faults, input, init);
     if (faults.strike('answerLost')) {
       await (faults.between(0, 1) < 0.5 ? answered(input, init) : abandoned(input, init, faults.between(0, 3)));
       throw new TypeError('simulated: the answer was lost');
@@ -79,6 +94,16 @@ export function faultyFetch(faults: Faults): typeof fetch {
     return fetch(input, init);
   };
 }
+
+/** A stream that may end after some time, as lost connections do. */
+async function faultyStream(faults: Faults, input: FetchArguments[0], init: RequestInit): Promise<Response> {
+  if (!faults.strike('streamCut')) return fetch(input, init);
+  const gone = new AbortController();
+  setTimeout(() => gone.abort(new TypeError('simulated: the stream was cut')), faults.between(0, STREAM_MS_MAX));
+  return fetch(input, { ...init, signal: init.signal ? AbortSignal.any([init.signal, gone.signal]) : gone.signal });
+}
+
+const STREAM_MS_MAX = 5_000;
 
 type FetchArguments = Parameters<typeof fetch>;
 

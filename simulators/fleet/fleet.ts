@@ -10,18 +10,19 @@ import type { Screen } from '../screen.ts';
 import { UserError } from '../user-error.ts';
 import { atOnce } from './at-once.ts';
 import { Faults, type FaultCounts } from './faults.ts';
-import { KINDS_OF, newModel } from './kinds.ts';
+import { kindOf, newModel } from './kinds.ts';
 import { Ledger, type Facts } from './ledger.ts';
 import { PACE, type Pace, RATE_A_DEVICE, SETTLE_MS_MAX, STARTS_AT_ONCE } from './limits.ts';
 import { LiveView } from './live-view.ts';
-import { newMeter, WAYS, type Meter, type Way } from './meter.ts';
+import { newMeter, type Meter } from './meter.ts';
 import { OperatorLoad, type Target } from './operator-load.ts';
 import { readBack, countReadings } from './read-back.ts';
 import { isSettled, reckon, replacedCommands } from './reckoning.ts';
 import { registerDevice } from './register.ts';
-import { pushDevice, sleepyDevice } from './simulated-device.ts';
+import { simulatedDevice } from './simulated-device.ts';
 import { reckoningLines, summaryLines } from './summary.ts';
 import { drawWakeCron, WakeClock } from './wake-clock.ts';
+import { isOnMqtt, isSleepy, WAYS, type Way } from './ways.ts';
 
 /**
  * One run of the simulated fleet: registers the devices, issues commands for a while, waits until all have ended, and reckons.
@@ -93,7 +94,7 @@ type Run = {
 async function prepare(options: FleetOptions, screen: Screen, pace: Pace): Promise<Run> {
   const { server, seed } = options;
   const api = await openOperatorApi(server);
-  if (options.push > 0) await assertMqttAnswers(server);
+  if (WAYS.some((way) => isOnMqtt(way) && (options[way] ?? 0) > 0)) await assertMqttAnswers(server);
   const random = seededRandom(seed);
   const ledger = new Ledger();
   const meter = newMeter();
@@ -103,17 +104,18 @@ async function prepare(options: FleetOptions, screen: Screen, pace: Pace): Promi
   const onDelivered = (facts: Facts) => {
     const way = facts.issued && wayOf.get(facts.issued.deviceId);
     if (way === undefined || facts.issued === undefined || facts.arrivedAtMs === undefined) return;
-    meter[way].delivered += 1;
-    meter[way].delivery.add(Math.max(0, facts.arrivedAtMs - facts.issued.atMs));
+    meter.ways[way].delivered += 1;
+    meter.ways[way].delivery.add(Math.max(0, facts.arrivedAtMs - facts.issued.atMs));
   };
-  const plans = WAYS.flatMap((way) => Array.from({ length: options[way] }, (_, i) => ({ way, i })));
+  const plans = WAYS.flatMap((way) => Array.from({ length: options[way] ?? 0 }, (_, i) => ({ way, i })));
   screen.say(`Registering ${plans.length} devices at ${server.url}; seed ${seed}.`);
   const targets: Target[] = [];
   await atOnce(STARTS_AT_ONCE, plans, async ({ way, i }) => {
-    const kind = KINDS_OF[way][i % 2] ?? KINDS_OF[way][0];
-    const id = `sim-${seed}-${kind}-${String(Math.floor(i / 2) + 1).padStart(3, '0')}`;
+    const kind = kindOf(way, i);
+    const what = way === 'push' || way === 'sleepy' ? kind : `${way}-${kind}`;
+    const id = `sim-${seed}-${what}-${String(Math.floor(i / 2) + 1).padStart(3, '0')}`;
     const own = random.fork(id);
-    const cron = way === 'sleepy' ? drawWakeCron(own.fork('wake'), pace.wakeSeconds) : undefined;
+    const cron = isSleepy(way) ? drawWakeCron(own.fork('wake'), pace.wakeSeconds) : undefined;
     const token = await registerDevice(api, {
       id,
       kind,
@@ -121,9 +123,9 @@ async function prepare(options: FleetOptions, screen: Screen, pace: Pace): Promi
       ...(cron !== undefined && { wake: { cron, timezone: 'UTC' } }),
     });
     wayOf.set(id, way);
-    const make = way === 'push' ? pushDevice : sleepyDevice;
-    const device = make({
+    const device = simulatedDevice({
       id,
+      way,
       kind,
       token,
       url: server.url,
@@ -132,17 +134,17 @@ async function prepare(options: FleetOptions, screen: Screen, pace: Pace): Promi
       faults: new Faults(own.fork('faults'), options.faults, faultCounts),
       pace,
       ledger,
-      counts: meter[way],
+      counts: meter.ways[way],
       onDelivered,
     });
     await device.start();
     if (cron !== undefined) wakes.add(cron, () => device.beat());
-    meter[way].devices += 1;
+    meter.ways[way].devices += 1;
     targets.push({ device, way });
   });
   // In the order of the plan, not of the answers, so that a seed means the same devices.
   const [first, ...rest] = targets.toSorted((a, b) => (a.device.id < b.device.id ? -1 : 1));
-  if (first === undefined) throw new UserError('A fleet has at least one device: --push N, --sleepy N.');
+  if (first === undefined) throw new UserError('A fleet has at least one device: --push N, --sleepy N, or another way.');
   return { api, random, ledger, meter, faultCounts, targets: [first, ...rest], wakes, onDelivered };
 }
 
@@ -180,11 +182,11 @@ async function settle({ api, ledger }: Run, view: LiveView, elapsed: () => numbe
 
 const ASK_EVERY_ROUNDS = 10;
 
-/** Push devices measure at a steady beat, each from an instant of its own. */
+/** Devices that are always on measure at a steady beat, each from an instant of its own. */
 function pushBeats(targets: readonly Target[], random: Random, beatMs: number): { stop: () => void } {
   const timers = new Set<NodeJS.Timeout>();
   for (const { device, way } of targets) {
-    if (way !== 'push') continue;
+    if (isSleepy(way)) continue;
     const first = setTimeout(
       () => {
         timers.delete(first);

@@ -4,16 +4,17 @@ import type { Random } from '../models/random.ts';
 import { ShelfLabel } from '../models/shelf-label.ts';
 import { Thermostat } from '../models/thermostat.ts';
 import { WaterMeter } from '../models/water-meter.ts';
-import type { Way } from './meter.ts';
+import { isSleepy, type Way } from './ways.ts';
 
 /** What the fleet is made of, and which metric stands for each kind when readings are counted. */
 export const KINDS = ['thermostat', 'pump', 'shelf-label', 'water-meter'] as const;
 export type Kind = (typeof KINDS)[number];
 
-export const KINDS_OF: Record<Way, readonly [Kind, ...Kind[]]> = {
-  push: ['thermostat', 'pump'],
-  sleepy: ['shelf-label', 'water-meter'],
-};
+/** What the `nth` device of a way is: half of them one thing, half another. */
+export function kindOf(way: Way, nth: number): Kind {
+  if (isSleepy(way)) return nth % 2 === 0 ? 'shelf-label' : 'water-meter';
+  return nth % 2 === 0 ? 'thermostat' : 'pump';
+}
 
 export const COUNTED_METRIC: Record<Kind, string> = {
   thermostat: 'temperature',

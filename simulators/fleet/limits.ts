@@ -18,6 +18,13 @@ export type Pace = {
   /** Periods of the wake schedules that are drawn. */
   readonly wakeSeconds: readonly [number, ...number[]];
   readonly pushBeatMs: number;
+  /** How long a long poll may be kept. */
+  readonly waitSeconds: number;
+  /** Of the hybrids. */
+  readonly keepaliveSeconds: number;
+  /** For how long they cannot have MQTT when they cannot. */
+  readonly awayMsMin: number;
+  readonly awayMsMax: number;
   /** How long a report is waited for: most commands, and some hard ones. */
   readonly reportSeconds: number;
   readonly reportSecondsShort: number;
@@ -30,6 +37,10 @@ export const PACE: Pace = {
   leaseSeconds: 10,
   wakeSeconds: [5, 10, 15, 20],
   pushBeatMs: 2_000,
+  waitSeconds: 30,
+  keepaliveSeconds: 10,
+  awayMsMin: 2_000,
+  awayMsMax: 15_000,
   reportSeconds: 20,
   reportSecondsShort: 4,
   lateMsMin: 2_000,

@@ -1,6 +1,7 @@
 import type { Screen } from '../screen.ts';
 import type { FaultCounts } from './faults.ts';
-import type { Counts, Meter } from './meter.ts';
+import { waysInUse, type Counts, type Meter } from './meter.ts';
+import { isSleepy, WAYS, type Way } from './ways.ts';
 import { clockTime, duration, grouped, table } from '../table.ts';
 
 /** The meter as it runs: a block that is drawn over every second, or a line every few seconds where there is no terminal. */
@@ -30,16 +31,15 @@ export class LiveView {
   }
 
   #block(status: string, elapsedSeconds: number): string[] {
-    const { push, sleepy } = this.#meter;
+    const inUse = waysInUse(this.#meter);
     const now = this.#totals(performance.now());
     const last = this.#last;
     this.#last = now;
-    const perSecond = (key: 'issued' | 'readings' | 'wakes', way: 'push' | 'sleepy') =>
-      (((now[way][key] - last[way][key]) * 1_000) / Math.max(1, now.atMs - last.atMs)).toFixed(1);
-    const ways = (label: string, cell: (counts: Counts, way: 'push' | 'sleepy') => string) => [
+    const perSecond = (key: keyof Sums, way: Way) =>
+      (((now.ways[way][key] - last.ways[way][key]) * 1_000) / Math.max(1, now.atMs - last.atMs)).toFixed(1);
+    const ways = (label: string, cell: (counts: Counts, way: Way) => string) => [
       label,
-      cell(push, 'push'),
-      cell(sleepy, 'sleepy'),
+      ...inUse.map((way) => cell(this.#meter.ways[way], way)),
     ];
     return [
       `${this.#heading}   ${clockTime(elapsedSeconds)}   ${status}`,
@@ -47,7 +47,7 @@ export class LiveView {
         ways('', (counts, way) => `${way} (${counts.devices})`),
         ways('commands/s', (_, way) => perSecond('issued', way)),
         ways('readings/s', (_, way) => perSecond('readings', way)),
-        ways('wakes/s', (_, way) => (way === 'push' ? '-' : perSecond('wakes', way))),
+        ways('wakes/s', (_, way) => (isSleepy(way) ? perSecond('wakes', way) : '-')),
         ways('delivery p50', (counts) => duration(counts.delivery.percentile(0.5))),
         ways('delivery p99', (counts) => duration(counts.delivery.percentile(0.99))),
       ]),
@@ -56,24 +56,27 @@ export class LiveView {
   }
 
   #line(status: string, elapsedSeconds: number): string {
-    const { push, sleepy } = this.#meter;
     const now = this.#totals(performance.now());
     const seconds = Math.max(1, now.atMs - this.#last.atMs) / 1_000;
-    const rate = (key: 'issued' | 'readings' | 'wakes') =>
-      ((now.push[key] + now.sleepy[key] - this.#last.push[key] - this.#last.sleepy[key]) / seconds).toFixed(1);
+    const inUse = waysInUse(this.#meter);
+    const rate = (key: keyof Sums) =>
+      (inUse.reduce((sum, way) => sum + now.ways[way][key] - this.#last.ways[way][key], 0) / seconds).toFixed(1);
+    const deliveries = inUse.map((way) => `${way} ${delivery(this.#meter.ways[way])}`).join(' ');
     const line =
       `${clockTime(elapsedSeconds)} ${status}: ${rate('issued')} commands/s, ${rate('readings')} readings/s, ${rate('wakes')} wakes/s, ` +
-      `delivery p50/p99 push ${delivery(push)} sleepy ${delivery(sleepy)}, open ${this.#openCommands()}, faults ${faultsInjected(this.#faults)}`;
+      `delivery p50/p99 ${deliveries}, open ${this.#openCommands()}, faults ${faultsInjected(this.#faults)}`;
     this.#last = now;
     return line;
   }
 
   #totals(atMs: number): Totals {
-    return { atMs, push: totals(this.#meter.push), sleepy: totals(this.#meter.sleepy) };
+    const ways = Object.fromEntries(WAYS.map((way) => [way, totals(this.#meter.ways[way])])) as Totals['ways'];
+    return { atMs, ways };
   }
 }
 
-type Totals = { readonly atMs: number } & Record<'push' | 'sleepy', { issued: number; readings: number; wakes: number }>;
+type Sums = { readonly issued: number; readonly readings: number; readonly wakes: number };
+type Totals = { readonly atMs: number; readonly ways: Record<Way, Sums> };
 
 const LINE_EVERY_TICKS = 5;
 
@@ -81,7 +84,7 @@ function delivery(counts: Counts): string {
   return `${duration(counts.delivery.percentile(0.5))}/${duration(counts.delivery.percentile(0.99))}`;
 }
 
-function totals({ issued, readings, wakes }: Counts): Totals['push'] {
+function totals({ issued, readings, wakes }: Counts): Sums {
   return { issued, readings, wakes };
 }
 

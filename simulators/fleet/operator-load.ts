@@ -5,8 +5,9 @@ import { ApiError, type OperatorApi } from '../operator-api.ts';
 import { nextOrder, type Order } from './command-mix.ts';
 import type { Pace } from './limits.ts';
 import type { Facts, Ledger } from './ledger.ts';
-import type { Meter, Way } from './meter.ts';
+import type { Meter } from './meter.ts';
 import type { SimulatedDevice } from './simulated-device.ts';
+import type { Way } from './ways.ts';
 
 /** The simulated operator: issues commands to random devices at a steady rate, never more than a few requests at a time. */
 export class OperatorLoad {
@@ -53,7 +54,7 @@ export class OperatorLoad {
       const { id } = await api.issue(device.id, order.body, randomUUID());
       const facts = ledger.of(id);
       facts.issued = issuedFacts(device.id, order, atMs);
-      meter[way].issued += 1;
+      meter.ways[way].issued += 1;
       if (facts.arrivedAtMs !== undefined) onDelivered(facts);
       if (order.cancel) await this.#cancel(facts);
     } catch (error) {

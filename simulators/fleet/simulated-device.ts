@@ -2,14 +2,17 @@ import { performance } from 'node:perf_hooks';
 import { delay } from '../client/backoff.ts';
 import type { ClientEvents, CommandContext, DeviceClient, ReceivedCommand } from '../client/device-client.ts';
 import { RejectedCommand } from '../client/device-client.ts';
+import { HybridClient } from '../client/hybrid-client.ts';
 import { PullClient } from '../client/pull-client.ts';
 import { PushClient } from '../client/push-client.ts';
+import { SseClient } from '../client/sse-client.ts';
 import { failed, type Model, type Params } from '../models/model.ts';
 import { faultyConnect, faultyFetch, type Faults } from './faults.ts';
 import type { Kind } from './kinds.ts';
 import type { Pace } from './limits.ts';
 import type { Facts, Ledger } from './ledger.ts';
-import type { Counts, Way } from './meter.ts';
+import type { Counts } from './meter.ts';
+import { isOnMqtt, type Way } from './ways.ts';
 
 /** One simulated thing: its model behind the reference client, with its faults; whatever it does goes into the ledger. */
 export type SimulatedDevice = {
@@ -25,6 +28,7 @@ export type SimulatedDevice = {
 
 export type DeviceParts = {
   readonly id: string;
+  readonly way: Way;
   readonly kind: Kind;
   readonly model: Model;
   readonly token: string;
@@ -38,32 +42,40 @@ export type DeviceParts = {
   readonly onDelivered: (facts: Facts) => void;
 };
 
-export function pushDevice(parts: DeviceParts): SimulatedDevice {
-  const { id, token, faults } = parts;
-  const client = new PushClient({
-    url: parts.mqttUrl,
-    deviceId: id,
-    token,
-    events: events(parts, 'push'),
-    connect: faultyConnect(faults),
-  });
-  return simulated(parts, client, () => {});
-}
-
-export function sleepyDevice(parts: DeviceParts): SimulatedDevice {
-  const { token, faults, counts } = parts;
-  const client = new PullClient({
-    url: parts.url,
-    token,
-    schedule: 'manual',
-    events: events(parts, 'sleepy'),
-    fetch: faultyFetch(faults),
-  });
+export function simulatedDevice(parts: DeviceParts): SimulatedDevice {
+  const { counts } = parts;
+  const [client, wake] = clientOf(parts);
   return simulated(parts, client, () => {
+    if (wake === undefined) return;
     counts.wakes += 1;
     // Rejects when the device was stopped in between.
-    client.wake().catch(() => {});
+    wake().catch(() => {});
   });
+}
+
+/** The client of its way, and how to wake it if it sleeps. */
+function clientOf(parts: DeviceParts): [client: DeviceClient, wake?: () => Promise<unknown>] {
+  const { id, way, token, url, mqttUrl, faults, pace } = parts;
+  const common = { token, events: events(parts) };
+  const overHttp = { ...common, url, fetch: faultyFetch(faults) };
+  switch (way) {
+    case 'push':
+      return [new PushClient({ ...common, url: mqttUrl, deviceId: id, connect: faultyConnect(faults) })];
+    case 'sleepy':
+    case 'sync': {
+      const client = new PullClient({ ...overHttp, ask: way === 'sync' ? 'sync' : 'plain', schedule: 'manual' });
+      return [client, () => client.wake()];
+    }
+    case 'long-poll':
+      return [new PullClient({ ...overHttp, ask: 'long-poll', waitSeconds: pace.waitSeconds })];
+    case 'sse':
+      return [new SseClient(overHttp)];
+    case 'hybrid': {
+      const connect = faultyConnect(faults, { msMin: pace.awayMsMin, msMax: pace.awayMsMax });
+      const pull = { waitSeconds: pace.waitSeconds };
+      return [new HybridClient({ ...overHttp, mqttUrl, deviceId: id, connect, pull, keepaliveSeconds: pace.keepaliveSeconds })];
+    }
+  }
 }
 
 function simulated(parts: DeviceParts, client: DeviceClient, wake: () => void): SimulatedDevice {
@@ -121,7 +133,7 @@ async function carryOut(
   throw outcome.state === 'rejected' ? new RejectedCommand(outcome.message) : new Error(outcome.message);
 }
 
-function events({ model, ledger, counts, onDelivered }: DeviceParts, way: Way): ClientEvents {
+function events({ way, model, ledger, counts, onDelivered }: DeviceParts): ClientEvents {
   return {
     received(command) {
       const facts = ledger.of(command.id);
@@ -136,7 +148,7 @@ function events({ model, ledger, counts, onDelivered }: DeviceParts, way: Way): 
       const facts = ledger.of(commandId);
       if (delivery === 'refused') facts.refused = code ?? 'refused';
       // A PUBACK also answers a report that came too late to count; what is told on `errors` may be lost with the connection.
-      if (delivery === 'stored' && way === 'sleepy') facts.anyReportTaken = true;
+      if (delivery === 'stored' && !isOnMqtt(way)) facts.anyReportTaken = true;
       if (report.state === 'running') return;
       // Refused for good is an answer too.
       if (delivery === 'dropped') facts.silent = true;
@@ -144,6 +156,9 @@ function events({ model, ledger, counts, onDelivered }: DeviceParts, way: Way): 
     },
     disconnected() {
       counts.reconnects += 1;
+    },
+    switched() {
+      counts.switches += 1;
     },
   };
 }

@@ -1,38 +1,42 @@
 import { FAULTS, type FaultCounts } from './faults.ts';
-import type { Counts, Meter } from './meter.ts';
+import { waysInUse, type Counts, type Meter } from './meter.ts';
 import type { Reckoning } from './reckoning.ts';
 import { duration, grouped, table } from '../table.ts';
 
 /** What the run prints at its end. */
 export function summaryLines(meter: Meter, faults: FaultCounts, issuingSeconds: number): string[] {
-  const { push, sleepy } = meter;
-  const both = (label: string, value: (counts: Counts) => number) => [
+  const ways = waysInUse(meter);
+  const sum = (value: (counts: Counts) => number) => ways.reduce((total, way) => total + value(meter.ways[way]), 0);
+  const row = (label: string, cell: (counts: Counts) => string, all = '') => [
     label,
-    grouped(value(push)),
-    grouped(value(sleepy)),
-    grouped(value(push) + value(sleepy)),
+    ...ways.map((way) => cell(meter.ways[way])),
+    all,
   ];
-  const each = (label: string, value: (counts: Counts) => string) => [label, value(push), value(sleepy), ''];
+  const both = (label: string, value: (counts: Counts) => number) =>
+    row(label, (counts) => grouped(value(counts)), grouped(sum(value)));
   const perSecond = (count: number) => (count / Math.max(1, issuingSeconds)).toFixed(1);
+  const rate = (label: string, value: (counts: Counts) => number) =>
+    row(label, (counts) => perSecond(value(counts)), perSecond(sum(value)));
   const rows = [
-    ['', 'push', 'sleepy', 'all'],
+    ['', ...ways, 'all'],
     both('devices', (counts) => counts.devices),
     both('commands issued', (counts) => counts.issued),
-    ['commands/s', perSecond(push.issued), perSecond(sleepy.issued), perSecond(push.issued + sleepy.issued)],
+    rate('commands/s', (counts) => counts.issued),
     both('commands delivered', (counts) => counts.delivered),
-    each('delivery p50', (counts) => duration(counts.delivery.percentile(0.5))),
-    each('delivery p99', (counts) => duration(counts.delivery.percentile(0.99))),
+    row('delivery p50', (counts) => duration(counts.delivery.percentile(0.5))),
+    row('delivery p99', (counts) => duration(counts.delivery.percentile(0.99))),
     both('samples stored', (counts) => counts.readings),
-    ['samples/s', perSecond(push.readings), perSecond(sleepy.readings), perSecond(push.readings + sleepy.readings)],
+    rate('samples/s', (counts) => counts.readings),
     both('wakes', (counts) => counts.wakes),
     both('connections lost', (counts) => counts.reconnects),
+    ...(meter.ways.hybrid.devices > 0 ? [both('changes between push and pull', (counts) => counts.switches)] : []),
   ];
   const injected = [...faults].map(([fault, count]) => [FAULTS[fault], grouped(count)]);
   const odd = [
     ['commands the server refused', meter.refused],
     ['commands held back (too many requests open)', meter.heldBack],
     ['interruptions of the live stream', meter.streamBreaks],
-    ['samples given up', push.readingsNotStored + sleepy.readingsNotStored],
+    ['samples given up', sum((counts) => counts.readingsNotStored)],
   ] as const;
   return [
     'Summary',
