@@ -43,6 +43,8 @@ const events: fc.Arbitrary<CommandEvent> = fc.oneof(
     .map((state) => ({ type: 'report', report: { state }, transport: 'http' }) as const),
   fc.boolean().map((force) => ({ type: 'cancel', force }) as const),
   fc.constant({ type: 'lapse' } as const),
+  fc.constant({ type: 'release' } as const),
+  fc.constant({ type: 'fail_condition', message: 'level is 3' } as const),
 );
 const actions: fc.Arbitrary<Action> = fc.oneof(
   { weight: 3, arbitrary: fc.record({ type: fc.constant('issue' as const), isAwaited: fc.boolean() }) },
