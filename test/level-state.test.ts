@@ -1,8 +1,11 @@
-import { cp, mkdtemp, readdir, rm, stat, truncate } from 'node:fs/promises';
+import { cp, mkdtemp, readdir, rm, stat, symlink, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { LevelState } from '../broker/store/level/level-state.ts';
+
+/** A log ends before it is this long. */
+const LOG_MB_MAX = 64;
 
 let folder: string;
 let state: LevelState;
@@ -167,6 +170,25 @@ describe('what is written together', () => {
     await state.close();
     state = await open();
     expect(await keysOf('ride/')).toEqual(['ride/1', 'ride/2', 'ride/3']);
+  });
+});
+
+describe('a commit', () => {
+  // LevelDB writes its next log into a device that takes every write and refuses to sync (EINVAL).
+  test.runIf(process.platform === 'linux')('is not acknowledged before it is synced', async () => {
+    const log = (await readdir(folder)).find((name) => name.endsWith('.log')) ?? '';
+    for (let n = 1; n <= 20; n += 1) {
+      const number = String(Number.parseInt(log, 10) + n).padStart(6, '0');
+      await symlink('/dev/null', join(folder, `${number}.log`));
+    }
+    const value = JSON.stringify('x'.repeat(1024 * 1024));
+    const fill = async (): Promise<void> => {
+      for (let i = 0; i < LOG_MB_MAX; i += 1) await state.commit([{ put: `fill/${i}`, value }], []);
+    };
+    await expect(fill()).rejects.toMatchObject({
+      code: 'storage_unavailable',
+      message: expect.stringContaining('Invalid argument'),
+    });
   });
 });
 
