@@ -5,7 +5,7 @@ import type { Logger } from 'pino';
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import { isDeviceId } from '../../devices/device.ts';
 import { MESSAGE_BYTES_MAX } from '../../devices/telemetry.ts';
-import { commandsTopic, errorsTopic, isDownTopic, notifyTopic, telemetryTopic } from '../../devices/topics.ts';
+import { commandsTopic, errorsTopic, isDownTopic, notifyTopic } from '../../devices/topics.ts';
 import type { CommandLedger } from '../commands/command-ledger.ts';
 import type { Dispatcher } from '../commands/dispatcher.ts';
 import type { Notifier } from '../commands/notifier.ts';
@@ -132,9 +132,7 @@ export class MqttServer {
 
   #quickTelemetryOf(client: Client): QuickTelemetry | undefined {
     const session = this.#sessions.get(client);
-    if (session === undefined) return undefined;
-    const topic = telemetryTopic(session.deviceId);
-    return new QuickTelemetry(session, this.#parts.messages, (error) => this.#tell(client, topic, error));
+    return session && new QuickTelemetry(session, this.#parts.messages);
   }
 
   /** Closes the device's connections at once; their wills are not published. */

@@ -1,5 +1,4 @@
 import type { Client } from 'aedes';
-import type { DownlinkError } from '../../devices/downlink-error.ts';
 import { MESSAGE_BYTES_MAX } from '../../devices/telemetry.ts';
 import { telemetryTopic } from '../../devices/topics.ts';
 import type { DeviceMessages } from './device-messages.ts';
@@ -30,7 +29,6 @@ const PUBACK_BYTES = 4;
 export class QuickTelemetry {
   readonly #session: DeviceSession;
   readonly #messages: DeviceMessages;
-  readonly #onFailure: (error: DownlinkError) => void;
   readonly #client: Client & Internals;
   readonly #topic: string;
   #together: Together | undefined;
@@ -38,11 +36,9 @@ export class QuickTelemetry {
   #octets: Buffer | undefined;
   #text = '';
 
-  /** `onFailure` is told why messages could not be stored, before the connection ends without their acknowledgement. */
-  constructor(session: DeviceSession, messages: DeviceMessages, onFailure: (error: DownlinkError) => void) {
+  constructor(session: DeviceSession, messages: DeviceMessages) {
     this.#session = session;
     this.#messages = messages;
-    this.#onFailure = onFailure;
     this.#client = session.client as Client & Internals;
     this.#topic = telemetryTopic(session.deviceId);
   }
@@ -84,21 +80,21 @@ export class QuickTelemetry {
       () =>
         durable.then(
           () => null,
-          (error: DownlinkError) => {
-            this.#onFailure(error);
-            return error;
-          },
+          (error: Error) => error,
         ),
       (error) => this.#answer(together, error),
     );
     return together;
   }
 
-  #answer({ messageIds }: Together, error: Error | null): void {
+  #answer(together: Together, error: Error | null): void {
+    const { messageIds } = together;
+    if (this.#together === together) this.#together = undefined;
     this.#unacknowledged -= messageIds.length;
     this.#octets = undefined;
     this.#text = '';
     if (this.#client.closed) return;
+    // It ends the connection: what was not acknowledged is sent again over the next one.
     if (error !== null) return this.#client._nextBatch(error);
     if (this.#client.conn.write(pubacks(messageIds))) this.#client._nextBatch();
     else this.#client.waitForDrain((failure) => this.#client._nextBatch(failure));

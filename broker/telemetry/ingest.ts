@@ -108,9 +108,11 @@ export class Ingest {
     this.#lastMicros.delete(deviceId);
   }
 
-  #taken(rows: readonly Row[]): void {
+  #taken(rows: Row[]): void {
     for (const { deviceId, values, timeNs, givenTs } of rows) this.#latest.note(deviceId, values, timeNs, givenTs);
     this.#events.publishTelemetry(rows);
+    // The batch is remembered until the next one begins.
+    rows.length = 0;
   }
 
   /** Never the same twice, also when the clock steps back, and across a restart. */
