@@ -2,7 +2,7 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import type { Report } from '../devices/report.ts';
+import { parseReport, type Report } from '../devices/report.ts';
 import { CommandRunner } from '../simulators/client/command-runner.ts';
 import { RejectedCommand, type ReceivedCommand } from '../simulators/client/device-client.ts';
 import { ExecutedCommands } from '../simulators/client/executed-commands.ts';
@@ -77,6 +77,15 @@ describe('what was executed', () => {
     expect(await readdir(folder)).toEqual(['executed.json']);
   });
 
+  test('is kept with the cursor of the last answer', async () => {
+    const before = await ExecutedCommands.open(path);
+    before.cursor = 'abc';
+    await before.begin('one');
+    const after = await ExecutedCommands.open(path);
+    expect(after.cursor).toBe('abc');
+    expect((await ExecutedCommands.open(join(folder, 'another.json'))).cursor).toBeUndefined();
+  });
+
   test('is on record before begin resolves', async () => {
     const executed = await ExecutedCommands.open(path);
     await executed.begin('one');
@@ -118,6 +127,68 @@ describe('carrying out', () => {
       rejects: { state: 'rejected', message: 'not now' },
       unknown: { state: 'rejected', message: 'this device knows no command unknown' },
     });
+  });
+
+  test('whatever a handler throws becomes a report', async () => {
+    const things: Record<string, unknown> = {
+      text: 'no water',
+      nothing: undefined,
+      null: null,
+      number: 7,
+      object: { code: 5 },
+      textless: Object.create(null) as unknown,
+      long: 'x'.repeat(5_000),
+      liar: Object.assign(new Error('x'), { message: { not: 'a text' } }),
+    };
+    for (const [name, thing] of Object.entries(things)) {
+      runner.handle(`throws ${name}`, () => {
+        throw thing as Error;
+      });
+      runner.handle(`rejects ${name}`, () => Promise.reject(thing));
+    }
+    for (const name of Object.keys(things)) for (const how of ['throws', 'rejects']) await runner.take(command(`${how} ${name}`));
+    await runner.idle();
+    expect(reports).toHaveLength(2 * Object.keys(things).length);
+    for (const [, report] of reports) {
+      expect(parseReport(JSON.parse(JSON.stringify(report)))).toMatchObject({
+        state: 'failed',
+        message: expect.any(String) as string,
+      });
+    }
+    expect(Object.fromEntries(reports)['throws text']).toEqual({ state: 'failed', message: 'no water' });
+  });
+
+  test('progress that is no number is left out, and what is too long is cut', async () => {
+    runner.handle('prime', (_command, { progress }) => progress(Number.NaN, 'x'.repeat(5_000)));
+    await runner.take(command('prime'));
+    await runner.idle();
+    expect(reports[0]?.[1]).toEqual({ state: 'running', message: 'x'.repeat(1_024) });
+  });
+
+  test('one that ends only because the device stops is not reported, and is known as interrupted after a restart', async () => {
+    const kept = await ExecutedCommands.open(path);
+    const stopping = new CommandRunner(kept, (id, report) => reports.push([id, report]));
+    stopping.handle(
+      'endless',
+      (_command, { signal }) =>
+        new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(new Error('stopped')))),
+    );
+    await stopping.take(command('endless'));
+    stopping.stop();
+    await stopping.idle();
+    expect(reports).toEqual([]);
+    expect((await ExecutedCommands.open(path)).unreported()).toMatchObject([['endless', { state: 'failed' }]]);
+  });
+
+  test('one that ends well although the device stops is on record, and reported', async () => {
+    runner.handle(
+      'quick',
+      (_command, { signal }) => new Promise((resolve) => signal.addEventListener('abort', () => resolve('saved'))),
+    );
+    await runner.take(command('quick'));
+    runner.stop();
+    await runner.idle();
+    expect(reports).toEqual([['quick', { state: 'succeeded', result: 'saved' }]]);
   });
 
   test('a command that comes twice is executed once; its outcome is reported again', async () => {
@@ -184,15 +255,21 @@ describe('carrying out', () => {
     }
   });
 
-  test('a command is not begun when it cannot be put on record', async () => {
+  test('a command is not begun when it cannot be put on record, not even when it comes again', async () => {
     let runs = 0;
     const unwritable = new ExecutedCommands({ path: join(path, 'under', 'a', 'file') });
     await writeFile(path, '');
     const careful = new CommandRunner(unwritable, (id, report) => reports.push([id, report]));
     careful.handle('count', () => (runs += 1));
     await careful.take(command('count'));
+    await rm(path);
+    await careful.take(command('count'));
     await careful.idle();
     expect(runs).toBe(0);
-    expect(reports).toEqual([['count', { state: 'failed', message: expect.stringContaining('not begun') as string }]]);
+    const report = { state: 'failed', message: expect.stringContaining('not begun') as string };
+    expect(reports).toEqual([
+      ['count', report],
+      ['count', report],
+    ]);
   });
 });
