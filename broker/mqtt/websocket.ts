@@ -4,6 +4,8 @@ import { createWebSocketStream, WebSocketServer } from 'ws';
 
 /** MQTT over WebSocket on the HTTP port, path `/mqtt`, subprotocol `mqtt` [MQTT-6.0.0-3]. */
 const PATH = '/mqtt';
+/** Close code of RFC 6455, 7.4.1. */
+const UNSUPPORTED_DATA = 1003;
 const FRAME_BYTES_MAX = 4 * 1024 * 1024;
 
 export class MqttWebSocket {
@@ -18,6 +20,10 @@ export class MqttWebSocket {
     });
     this.#sockets.on('connection', (socket) => {
       const stream = createWebSocketStream(socket);
+      // [MQTT-6.0.0-1]
+      socket.on('message', (_, isBinary) => {
+        if (!isBinary) socket.close(UNSUPPORTED_DATA);
+      });
       stream.on('error', () => socket.terminate());
       accept(stream);
     });
