@@ -144,7 +144,10 @@ describe('carrying out', () => {
       runner.handle(`throws ${name}`, () => {
         throw thing as Error;
       });
-      runner.handle(`rejects ${name}`, () => Promise.reject(thing));
+      runner.handle(`rejects ${name}`, async () => {
+        await Promise.resolve();
+        throw thing as Error;
+      });
     }
     for (const name of Object.keys(things)) for (const how of ['throws', 'rejects']) await runner.take(command(`${how} ${name}`));
     await runner.idle();
