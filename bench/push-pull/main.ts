@@ -26,21 +26,21 @@ try {
   process.exit(1);
 }
 
-async function compare({ workload, radio, ways, svg, json }: Options): Promise<void> {
+async function compare({ workload, radio, network, ways, svg, json }: Options): Promise<void> {
   pinLoad();
   const say = (line: string): void => void process.stderr.write(`${line}\n`);
   const chosen = WAYS.filter(({ id }) => ways.includes(id));
   const { devices, seconds, everySeconds, seed } = workload;
-  const terms = `${devices} devices, ${seconds} s a way, a wake every ${everySeconds} s, seed ${seed}`;
+  const terms = `${devices} devices, ${seconds} s a way, a wake every ${everySeconds} s, round trip ${network.roundTripMs} ms, seed ${seed}`;
   say(`Comparing ${chosen.length} ways: ${terms}`);
   const measured: Measured[] = [];
   for (const [i, way] of chosen.entries()) {
     say(`${i + 1}/${chosen.length} ${way.title} …`);
-    measured.push(await runTrial(way, workload, radio));
+    measured.push(await runTrial(way, workload, radio, network));
   }
   const advice = adviceFrom(measured);
   writeFileSync(svg, chartOf(measured, terms));
-  if (json) process.stdout.write(`${JSON.stringify({ workload, radio, measured, advice }, null, 2)}\n`);
+  if (json) process.stdout.write(`${JSON.stringify({ workload, radio, network, measured, advice }, null, 2)}\n`);
   else process.stdout.write(`${['', ...tableLines(measured), '', ...adviceLines(advice), '', `Chart: ${svg}`].join('\n')}\n`);
   if (measured.some(({ missing }) => missing > 0)) process.exitCode = 1;
 }

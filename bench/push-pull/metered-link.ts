@@ -1,14 +1,21 @@
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 
-/** One device's network: what it connects to in place of the server, which counts the octets on their way. */
-export type Direction = 'up' | 'down';
-
+/** One device's network: what it connects to in place of the server. It takes its time, as networks do, and tells what passes. */
 export type MeteredLink = { readonly port: number; close(): Promise<void> };
 
-/** Passes connections on to `targetPort` of this machine. `onOctets` is told of each piece, without TCP's own. */
+export type Network = {
+  /** There and back, milliseconds; opening a connection takes as long. */
+  readonly roundTripMs: number;
+};
+
+/**
+ * Passes connections on to `targetPort` of this machine. `onOctets` is told of each piece, without TCP's own, when the device sends it or gets it; of a
+ * connection's opening as none.
+ */
 export async function openMeteredLink(
   targetPort: number,
-  onOctets: (direction: Direction, octets: number) => void,
+  { roundTripMs }: Network,
+  onOctets: (octets: number) => void,
 ): Promise<MeteredLink> {
   const sockets = new Set<Socket>();
   const keep = (socket: Socket): Socket => {
@@ -19,15 +26,24 @@ export async function openMeteredLink(
     return socket;
   };
   const server = createServer((device) => {
-    const target = connect(targetPort, '127.0.0.1');
+    const target = keep(connect(targetPort, '127.0.0.1'));
     keep(device);
-    keep(target);
-    device.on('data', (chunk: Buffer) => onOctets('up', chunk.length));
-    target.on('data', (chunk: Buffer) => onOctets('down', chunk.length));
-    device.pipe(target);
-    target.pipe(device);
-    device.once('close', () => target.destroy());
-    target.once('close', () => device.destroy());
+    const openedMs = performance.now();
+    onOctets(0);
+    device.on('data', (chunk: Buffer) => {
+      // What the device sends at once has waited for the connection's opening.
+      const openingMs = Math.max(0, openedMs + roundTripMs - performance.now());
+      onOctets(chunk.length);
+      setTimeout(() => target.write(chunk), openingMs + roundTripMs / 2);
+    });
+    target.on('data', (chunk: Buffer) => {
+      setTimeout(() => {
+        onOctets(chunk.length);
+        device.write(chunk);
+      }, roundTripMs / 2);
+    });
+    device.once('close', () => setTimeout(() => target.destroy(), roundTripMs));
+    target.once('close', () => setTimeout(() => device.destroy(), roundTripMs));
   });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);

@@ -1,4 +1,5 @@
 import { parseArgs } from 'node:util';
+import type { Network } from './metered-link.ts';
 import type { Radio } from './radio-meter.ts';
 import type { Workload } from './workload.ts';
 
@@ -6,6 +7,7 @@ import type { Workload } from './workload.ts';
 export type Options = {
   readonly workload: Workload;
   readonly radio: Radio;
+  readonly network: Network;
   readonly ways: readonly string[];
   readonly svg: string;
   readonly json: boolean;
@@ -28,7 +30,8 @@ Sends the same commands and telemetry by every way of delivery, each against a s
   --json                 the figures as JSON
   --help                 this text
 
-The radio: it takes a time to come up, stays on for a time after the last octet, and listens while it waits for a push.
+The network, and the radio: it takes a time to come up, stays on for a time after the last octet, and listens while it waits for a push.
+  --rtt-ms N             round trip of the network (100)
   --radio-ramp-ms N      (100)
   --radio-tail-ms N      (500)
   --radio-listen P       share of the waiting time in which it is on, 0 to 1 (0.01)
@@ -44,6 +47,7 @@ const TEXTS = [
   'keepalive',
   'wait',
   'svg',
+  'rtt-ms',
   'radio-ramp-ms',
   'radio-tail-ms',
   'radio-listen',
@@ -79,6 +83,7 @@ export function parseOptions(args: readonly string[], wayIds: readonly string[],
       tailMs: number('radio-tail-ms', 500, 0, 600_000),
       listenShare: number('radio-listen', 0.01, 0, 1, false),
     },
+    network: { roundTripMs: number('rtt-ms', 100, 0, 60_000) },
     ways,
     svg: values.svg ?? 'compare.svg',
     json: values.json ?? false,

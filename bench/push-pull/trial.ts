@@ -5,7 +5,7 @@ import { startDownlinkOn, type Downlink } from '../downlink-target.ts';
 import { makeScratchFolder } from '../scratch-folder.ts';
 import { countingConnect, countingFetch, type Counts } from './counting.ts';
 import { measuredOf, type Measured } from './measured.ts';
-import { openMeteredLink } from './metered-link.ts';
+import { openMeteredLink, type Network } from './metered-link.ts';
 import { RadioMeter, type Radio } from './radio-meter.ts';
 import type { Way } from './ways.ts';
 import { planOf, type Plan, type Workload } from './workload.ts';
@@ -24,12 +24,12 @@ const DRAIN_SPARE_MS = 5_000;
 const COMMAND_SECONDS_KEPT = 3_600;
 const ISSUING_MAX = 64;
 
-export async function runTrial(way: Way, workload: Workload, radio: Radio): Promise<Measured> {
+export async function runTrial(way: Way, workload: Workload, radio: Radio, network: Network): Promise<Measured> {
   const folder = await makeScratchFolder(`compare-${way.id}`);
   try {
     const server = await startDownlinkOn(folder.path, []);
     try {
-      return await measure(way, workload, radio, server);
+      return await measure(way, workload, radio, network, server);
     } finally {
       await server.stop();
     }
@@ -38,7 +38,7 @@ export async function runTrial(way: Way, workload: Workload, radio: Radio): Prom
   }
 }
 
-async function measure(way: Way, workload: Workload, radio: Radio, server: Downlink): Promise<Measured> {
+async function measure(way: Way, workload: Workload, radio: Radio, network: Network, server: Downlink): Promise<Measured> {
   const plan = planOf(workload);
   const api = new OperatorApi({ url: `http://127.0.0.1:${server.httpPort}`, adminKey: server.operatorKey });
   const arrivals = new Arrivals();
@@ -46,7 +46,8 @@ async function measure(way: Way, workload: Workload, radio: Radio, server: Downl
   // Each device starts at its phase and has settled one period later.
   const fromMs = performance.now() + 2 * everyMs;
   const starting = plan.phases.map(async (phase, i) => {
-    const device = await makeDevice(way, workload, server, api, `${way.id}-${i}`, new RadioMeter(radio, fromMs), arrivals);
+    const meter = new RadioMeter(radio, fromMs);
+    const device = await makeDevice(`${way.id}-${i}`, { way, workload, network, server, api, arrivals }, meter);
     await delay(phase * everyMs);
     await device.client.start();
     return device;
@@ -79,24 +80,26 @@ async function measure(way: Way, workload: Workload, radio: Radio, server: Downl
   }
 }
 
-async function makeDevice(
-  way: Way,
-  workload: Workload,
-  server: Downlink,
-  api: OperatorApi,
-  id: string,
-  radio: RadioMeter,
-  arrivals: Arrivals,
-): Promise<TrialDevice> {
+type TrialParts = {
+  readonly way: Way;
+  readonly workload: Workload;
+  readonly network: Network;
+  readonly server: Downlink;
+  readonly api: OperatorApi;
+  readonly arrivals: Arrivals;
+};
+
+async function makeDevice(id: string, parts: TrialParts, radio: RadioMeter): Promise<TrialDevice> {
+  const { way, workload, network, server, api, arrivals } = parts;
   const created = await api.createDevice({ id, ...way.device(workload) });
   if (created === 'exists') throw new Error(`${id} is there already`);
   const counts: Counts = { requests: 0, emptyAnswers: 0 };
-  const passed = (_: unknown, octets: number): void => {
+  const passed = (octets: number): void => {
     device.bytes += octets;
     radio.burst(performance.now());
   };
-  const http = await openMeteredLink(server.httpPort, passed);
-  const mqtt = await openMeteredLink(server.mqttPort, passed);
+  const http = await openMeteredLink(server.httpPort, network, passed);
+  const mqtt = await openMeteredLink(server.mqttPort, network, passed);
   const client = way.client({
     deviceId: id,
     token: created.token,
