@@ -148,7 +148,10 @@ export class DevicePoll implements ParkedPoll {
   }
 
   #validators(): { etag: string; lastChangeAt: number } {
-    return this.#parts.pull.tag(this.#device, `${this.#format} ${this.#query.maxBytes ?? ''}`);
+    const { maxBytes, limit = PULL_DEFAULT } = this.#query;
+    // Where octets are bounded, what is too large is passed over, however far that goes.
+    if (maxBytes !== undefined) return this.#parts.pull.tag(this.#device, `${this.#format} ${maxBytes}`);
+    return this.#parts.pull.tag(this.#device, this.#format, limit);
   }
 
   get #format(): AnswerFormat {

@@ -37,7 +37,7 @@ export type Packed<T> = {
 };
 
 /** `sizeOf` gives an item's octets in the answer, separator included; it is not called when octets do not matter. */
-export function pack<T>(items: readonly T[], bounds: PackingBounds, sizeOf: (item: T) => number): Packed<T> {
+export function pack<T>(items: Iterable<T>, bounds: PackingBounds, sizeOf: (item: T) => number): Packed<T> {
   const { limit, maxBytes: bytesMax, envelopeBytes } = bounds;
   const taken: T[] = [];
   const deferred: PackingDeferral<T>[] = [];

@@ -129,14 +129,21 @@ export class CommandPull {
 
   /**
    * Entity tag and time of the last change of what would be handed over now, from memory. What does not fit into one kind of answer may fit into another:
-   * `variant` names the kind, and makes for another tag where there is something.
+   * `variant` names the kind, and makes for another tag where there is something. `limit`: an answer holds no more, so that of what is behind it only
+   * matters whether there is something.
    */
-  tag(device: Device, variant = ''): { etag: string; lastChangeAt: number } {
+  tag(device: Device, variant = '', limit = Number.POSITIVE_INFINITY): { etag: string; lastChangeAt: number } {
     const lastChangeAt = this.#changes.lastChangeAt(device.id);
-    const leasable = [...this.#gate.offer(device.id), ...this.#dispatcher.doubtful(device.id)];
-    if (leasable.length === 0) return { etag: NOTHING_TAG, lastChangeAt };
-    const text = leasable.map(({ id, attempts }) => `${id} ${attempts}`).join();
-    return { etag: `W/"${hash('sha256', `${variant} ${text}`, 'base64url').slice(0, TAG_CHARS)}"`, lastChangeAt };
+    let text = '';
+    for (const { id, attempts } of this.#dispatcher.doubtful(device.id)) text += `,${id} ${attempts}`;
+    let count = 0;
+    for (const { id, attempts } of this.#gate.offer(device.id)) {
+      count += 1;
+      text += count > limit ? ',more' : `,${id} ${attempts}`;
+      if (count > limit) break;
+    }
+    if (text === '') return { etag: NOTHING_TAG, lastChangeAt };
+    return { etag: `W/"${hash('sha256', variant + text, 'base64url').slice(0, TAG_CHARS)}"`, lastChangeAt };
   }
 
   hasLeasable(deviceId: string): boolean {
@@ -158,7 +165,7 @@ export class CommandPull {
   /** What is cancelled because its condition does not hold makes room for others. */
   #packed(deviceId: string, request: PullRequest): Packed<Command> {
     for (;;) {
-      const packed = pack([...this.#gate.offer(deviceId)], request, (command) => request.sizeOf(command));
+      const packed = pack(this.#gate.offer(deviceId), request, (command) => request.sizeOf(command));
       if (this.#gate.admit(packed.taken)) return packed;
     }
   }

@@ -14,6 +14,9 @@ import type { CommandLedger } from './command-ledger.ts';
  */
 type Activity = { at: number; gapMs: number };
 
+/** With more to lease right now nothing else counts. */
+const MORE = { isQueued: true, dueAt: undefined } as const;
+
 export class SleepAdvisor {
   readonly #ledger: CommandLedger;
   readonly #registry: DeviceRegistry;
@@ -47,7 +50,7 @@ export class SleepAdvisor {
     const { id } = device;
     const now = this.#clock.now();
     const { wokeAt, sleptMs } = this.#presence.wakeOf(id);
-    const { isQueued, dueAt } = this.#waitingFor(device, now);
+    const { isQueued, dueAt } = more ? MORE : this.#waitingFor(device, now);
     const sleep = sleepHint(device, {
       now,
       wokeAt,
