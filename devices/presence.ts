@@ -39,6 +39,8 @@ export type Contacts = Habit & {
   readonly sessions: number;
   /** Parked long polls. */
   readonly parked: number;
+  /** Until then nobody was there to hear it: a wake or a silence before that is not held against it. */
+  readonly excusedUntil?: number | undefined;
   readonly revoked?: boolean;
 };
 
@@ -59,7 +61,7 @@ export function presenceOf(
   now: number,
 ): Presence {
   const { wake } = device;
-  const { lastContactAt, promisedWakeAt } = contacts;
+  const { lastContactAt, promisedWakeAt, excusedUntil = 0 } = contacts;
   const next = expectedWakeAt(device, contacts, now);
   const known = (state: PresenceState, missedWakes = 0, changesAt?: number): Presence => ({
     state,
@@ -75,13 +77,13 @@ export function presenceOf(
   const graceMs = (device.graceSeconds ?? GRACE_SECONDS_DEFAULT) * SECOND_MS;
   if (!hasSchedule(wake)) {
     const silentMs = (device.limits.silentSeconds ?? SILENT_SECONDS_DEFAULT) * SECOND_MS;
-    const lostAt = Math.max(lastContactAt + silentMs, (promised ?? 0) + Math.min(graceMs, silentMs));
+    const lostAt = Math.max(Math.max(lastContactAt, excusedUntil) + silentMs, (promised ?? 0) + Math.min(graceMs, silentMs));
     return now >= lostAt ? known('lost') : known('asleep', 0, lostAt);
   }
   // A device may wake a little early: a contact within the grace before a wake was that wake.
   const counted = 'cron' in wake ? lastContactAt + graceBefore(wake, lastContactAt, graceMs) : lastContactAt;
   let missed = 0;
-  let due = nextWakeAt(wake, counted, lastContactAt);
+  let due = nextWakeAt(wake, Math.max(counted, excusedUntil), lastContactAt);
   if (due !== undefined && promised !== undefined) due = Math.max(due, promised);
   while (due !== undefined && due + graceMs <= now && missed <= MISSED_WAKES_MAX) {
     missed += 1;

@@ -129,3 +129,32 @@ test('a promise that is taken back for a sooner one is what counts', async () =>
   after(5 * MINUTE_MS);
   expect(told).toEqual(['never asleep', 'asleep lost']);
 });
+
+test('wakes that fall into a time in which the server was down are not missed, those before and after it are', async () => {
+  await device({ cron: '0 * * * *' });
+  await registry.create({ id: 'late', wake: { cron: '0 * * * *' } });
+  presence.contact('late');
+  clock.advance(HOUR_MS);
+  presence.contact('d');
+  clock.advance(2 * MINUTE_MS);
+  await close();
+  clock.advance(3 * HOUR_MS);
+  await open();
+  expect(presence.presence('d').state).toBe('asleep');
+  expect(presence.presence('late')).toMatchObject({ state: 'lost' });
+  after(58 * MINUTE_MS);
+  expect(told).toEqual([]);
+  after(MINUTE_MS);
+  expect(told).toEqual(['asleep late']);
+});
+
+test('a silence in which the server was down is not held against a device', async () => {
+  await device();
+  presence.contact('d');
+  await close();
+  clock.advance(HOUR_MS);
+  await open();
+  expect(presence.presence('d').state).toBe('asleep');
+  after(5 * MINUTE_MS);
+  expect(told).toEqual(['asleep lost']);
+});

@@ -1,20 +1,24 @@
 import { SECOND_MS, type Clock } from '../../devices/clock.ts';
 import type { Wake } from '../../devices/device.ts';
 import { ownWakesAfter } from '../../devices/expected-wakes.ts';
-import { mustSettle, presenceOf, type Contacts, type Presence, type PresenceState } from '../../devices/presence.ts';
+import { isAlert, mustSettle, presenceOf, type Contacts, type Presence, type PresenceState } from '../../devices/presence.ts';
 import { Deadlines } from '../deadlines.ts';
 import type { LiveEvents } from '../live-events.ts';
 import type { State } from '../store/state.ts';
-import { valuesUnder } from '../store/values.ts';
+import { valueAt, valuesUnder } from '../store/values.ts';
 import type { DeviceRegistry } from './device-registry.ts';
 
 /**
  * Follows each device's contacts, remembers the wake that each was promised, and tells when its presence changes. Contacts are kept in memory
  * and written to State every few seconds, many at a time: a crash forgets a few seconds of them, a poll costs no disk.
  *
+ * While the server was down nobody heard the devices: what they should have done in that time is not held against them.
+ *
  * A change that may be undone in a moment (a session that drops and returns, the pause between two long polls) is told once it has lasted.
  */
 const PREFIX = 'contact/';
+/** When a contact was last taken down, as epoch milliseconds: a run of the server has heard all up to then. */
+const HEARD_UNTIL = 'meta/heard-until';
 const SAVE_EVERY_MS = 5_000;
 /** Contacts closer together than this are one wake. */
 const WAKE_GAP_MS_MAX = 10_000;
@@ -31,6 +35,7 @@ type Tracked = {
   /** When the wake under way began, and how long the device was silent before. */
   wokeAt: number;
   sleptMs: number;
+  excusedUntil: number | undefined;
   isWakeTaken: boolean;
   /** What was last told of it, and when what holds now has lasted long enough to be told. */
   told: PresenceState;
@@ -59,6 +64,8 @@ export class PresenceTracker {
   }
 
   async load(): Promise<void> {
+    const now = this.#clock.now();
+    const heardUntil = (await valueAt<number>(this.#state, HEARD_UNTIL)) ?? now;
     for await (const [key, saved] of valuesUnder<Saved>(this.#state, PREFIX)) {
       const id = key.slice(PREFIX.length);
       if (this.#registry.find(id) === undefined) continue;
@@ -66,6 +73,7 @@ export class PresenceTracker {
     }
     // The states as they are now are where events start from; a restart is no news.
     for (const [id, tracked] of this.#tracked) {
+      if (!isAlert(presenceOf(this.#registry.get(id), tracked, heardUntil).state)) tracked.excusedUntil = now;
       const presence = this.presence(id);
       tracked.told = presence.state;
       this.#watch(id, tracked, presence.changesAt);
@@ -182,8 +190,9 @@ export class PresenceTracker {
     const ids = [...this.#unsaved];
     this.#unsaved.clear();
     const changes = ids.map((id) => ({ put: PREFIX + id, value: JSON.stringify(this.#savedOf(id)) }));
+    const heardUntil = { put: HEARD_UNTIL, value: JSON.stringify(this.#clock.now()) };
     try {
-      await this.#state.commit(changes, []);
+      await this.#state.commit([...changes, heardUntil], []);
     } catch (error) {
       for (const id of ids) this.#unsaved.add(id);
       throw error;
@@ -221,6 +230,7 @@ function untracked(wokeAt: number): Tracked {
     ownWakes: 0,
     wokeAt,
     sleptMs: 0,
+    excusedUntil: undefined,
     isWakeTaken: false,
     told: 'never',
     settlesAt: undefined,
