@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import { onTestFailed } from 'vitest';
 
 /** A network that fails in the ways that networks do: a TCP proxy that can be told to, and a fetch that loses requests and answers. */
 
@@ -96,8 +97,11 @@ export function seeded(seed: number): () => number {
   };
 }
 
+/** A new one for the test that runs; printed when it fails. */
 export function newSeed(): number {
-  return Math.floor(Math.random() * 2 ** 32);
+  const seed = Math.floor(Math.random() * 2 ** 32);
+  onTestFailed(() => console.error(`seed ${seed}`));
+  return seed;
 }
 
 /** `fetch` of which each request, and each answer of a request that arrived, is lost with the probability `loss`. */

@@ -125,6 +125,41 @@ describe('a hybrid client', () => {
     },
   );
 
+  test('notices a dead connection although it talks into it all the time', async () => {
+    const device = await register();
+    const { client, switches } = hybrid(device);
+    await client.start();
+    await mqtt.set('swallowing');
+    const sent: Promise<string>[] = [];
+    const timer = setInterval(() => sent.push(client.telemetry({ level: sent.length })), 100);
+    await expect.poll(() => switches, { timeout: 30_000 }).toEqual(['pull']);
+    clearInterval(timer);
+    expect(new Set(await Promise.all(sent))).toEqual(new Set(['stored']));
+    expect(await count(device.id, 'level')).toBe(sent.length);
+  });
+
+  test('pulls no more when it is pushed to again', async () => {
+    const device = await register();
+    await mqtt.set('refusing');
+    let polls = 0;
+    const { client, switches } = hybrid(device, {
+      pull: { waitSeconds: 1 },
+      fetch: (input, init) => {
+        polls += 1;
+        return fetch(input, init);
+      },
+    });
+    await client.start();
+    await mqtt.set('passing');
+    await expect.poll(() => switches, { timeout: 30_000 }).toEqual(['pull', 'push']);
+    // The last one goes on to its end.
+    await new Promise((resolve) => setTimeout(resolve, 1_500));
+    const before = polls;
+    await new Promise((resolve) => setTimeout(resolve, 2_500));
+    expect(polls).toBe(before);
+    expect(await carriedOut(device)).toMatchObject({ transport: 'mqtt', attempts: 1 });
+  });
+
   test('pulls what is over the limit of what is pushed to it', async () => {
     const device = await register({ limits: { pushBytes: 300 } });
     const { client, switches } = hybrid(device);

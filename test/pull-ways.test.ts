@@ -90,7 +90,7 @@ describe('a conditional pull', () => {
     expect(seen.at(-1)).toMatchObject({ method: 'GET', status: 304 });
   });
 
-  test('confirms with its next request what takes long', async () => {
+  test('reports what takes long as running', async () => {
     const device = await register();
     const client = pull(device.token, { ask: 'conditional' });
     client.onCommand('slow', (_, { signal }) => new Promise((resolve) => signal.addEventListener('abort', resolve)));
@@ -177,6 +177,16 @@ describe('a one-trip wake', () => {
     expect(await server.command(issued[0]?.id ?? '')).toMatchObject({ state: 'succeeded', result: 'a', attempts: 1 });
     expect(await server.command(issued[1]?.id ?? '')).toMatchObject({ state: 'rejected', attempts: 1 });
     expect(seen).toHaveLength(2);
+  });
+
+  test('confirms in the same wake what takes long', async () => {
+    const device = await register();
+    const client = pull(device.token, { ask: 'sync', lingerSeconds: 0.05 });
+    client.onCommand('slow', (_, { signal }) => new Promise((resolve) => signal.addEventListener('abort', resolve)));
+    await client.start();
+    const { id } = await server.issue(device.id, { name: 'slow' });
+    void client.wake();
+    expect(await server.commandIn(id, 'delivered')).toMatchObject({ attempts: 1 });
   });
 
   test('confirms and reports with the next wake when it may not linger', async () => {
