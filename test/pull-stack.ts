@@ -78,7 +78,7 @@ export class PullStack {
     });
   }
 
-  async device(id: string, more: { leaseSeconds?: number } = {}): Promise<Device> {
+  async device(id: string, more: { leaseSeconds?: number; pushBytes?: number } = {}): Promise<Device> {
     return (await this.registry.create({ id, limits: more })).device;
   }
 
