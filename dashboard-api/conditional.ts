@@ -32,7 +32,15 @@ export function isNotModified(headers: Conditions, validators: Validators, now: 
  */
 export function lastModifiedOf(lastChangeAt: number, now: number): string {
   const up = Math.ceil(lastChangeAt / SECOND_MS) * SECOND_MS;
-  return new Date(up < now ? up : up - SECOND_MS).toUTCString();
+  return httpDate(up < now ? up : up - SECOND_MS);
+}
+
+let lastDate = { ms: Number.NaN, text: '' };
+
+/** The one made last is kept: the most frequent answers are of devices that nothing has happened to, and all say the same. */
+function httpDate(ms: number): string {
+  if (lastDate.ms !== ms) lastDate = { ms, text: new Date(ms).toUTCString() };
+  return lastDate.text;
 }
 
 const TAG_LIST = /^\s*,*\s*(?:(?:W\/)?"[\x21\x23-\x7e\x80-\xff]*"\s*(?:,\s*|$))+$/;
