@@ -94,8 +94,6 @@ export class MqttLink {
       reconnectPeriod: 0,
       resubscribe: false,
       connectTimeout: CONNECT_MS_MAX,
-      // A device that publishes all the time into a dead connection must notice as well.
-      reschedulePings: false,
     });
     this.#connection = connection;
     connection.handleMessage = (packet, acknowledge) => void this.#receive(packet, () => acknowledge());
