@@ -91,9 +91,9 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     return Number(BigInt(this.nextNs(this.#clock.now())) / NS_PER_MICRO);
   }
 
-  /** Makes a new command durable, with `changes` that belong to it, and only then lets it be leased. */
-  async add(command: Command, changes: readonly Change[]): Promise<void> {
-    const rows = [commandLine(command), this.#eventRow(command, 'none')];
+  /** Makes a new command durable, with the changes and rows that belong to it, and only then lets it be leased. */
+  async add(command: Command, changes: readonly Change[], entries: readonly Entry[] = []): Promise<void> {
+    const rows = [commandLine(command), this.#eventRow(command, 'none'), ...entries];
     await this.#commit([...commandChanges(command), ...changes], rows, 'bounded');
     this.book.put(command);
     this.#deadlines.set(command.id, nextDeadlineAt(command, this.#clock.now()));
@@ -111,6 +111,10 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
    * A step that changes nothing is durable once what came before it is.
    */
   step(of: string | Command, event: CommandEvent): Step {
+    return this.#step(of, event, 'exempt');
+  }
+
+  #step(of: string | Command, event: CommandEvent, how: 'exempt' | 'riding'): Step {
     const had = typeof of === 'string' ? this.book.get(of) : (this.#inMemory(of.id) ?? of);
     if (had === undefined)
       throw new DownlinkError('unknown_command', `no open command has the id ${typeof of === 'string' ? of : of.id}`);
@@ -123,18 +127,21 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     if (next === had) return { command: had, durable: this.#unsaved.has(had.id) ? this.#save(had) : this.#state.commit([], []) };
     this.book.put(next);
     this.#deadlines.set(next.id, nextDeadlineAt(next, now));
-    const durable = this.#write(next, had.state, event);
+    const durable = this.#write(next, had.state, event, how);
     if (next.state === 'superseded') this.#linkNewer(next);
     if (had.state === 'sent' && next.state !== 'sent') this.emit('confirmed', next.deviceId);
     if (next.state === 'queued' && had.state !== 'queued') this.emit('queued', next.deviceId);
     return { command: next, durable };
   }
 
-  /** A step that nobody answers for: its outcome is written in time, a refusal means that it no longer applies. */
+  /**
+   * A step that nobody answers for: a refusal means that it no longer applies. It is written with the next one that somebody answers for (a lease mostly
+   * with the confirmation or the report that follows), or some milliseconds later.
+   */
   tryStep(id: string, event: CommandEvent): Command | undefined {
     if (this.book.get(id) === undefined) return undefined;
     try {
-      const { command, durable } = this.step(id, event);
+      const { command, durable } = this.#step(id, event, 'riding');
       durable.catch(() => {});
       return command;
     } catch (error) {
@@ -149,7 +156,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     await this.#saveUnsaved().catch(() => {});
   }
 
-  #write(command: Command, from: CommandState, event: CommandEvent): Promise<void> {
+  #write(command: Command, from: CommandState, event: CommandEvent, how: 'exempt' | 'riding'): Promise<void> {
     const { id } = command;
     // Wakes and deferrals are kept in State alone: History has a row for each change of state.
     const isStateAlone = event.type === 'wake' || event.type === 'defer';
@@ -157,9 +164,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     if (command.state !== from || !isStateAlone) rows.push(rowOf(command));
     if (rows.length > 0 && event.type !== 'take_place') rows.push(this.#eventRow(command, from));
     if (isEnded(command)) this.#ending.set(id, command);
-    // What nobody waits for is written with what somebody does: mostly with the confirmation or the report that follows.
-    const isUrgent = !isStateAlone && event.type !== 'lease';
-    const durable = this.#commit(commandChanges(command), rows, isUrgent ? 'exempt' : 'riding').then(() => {
+    const durable = this.#commit(commandChanges(command), rows, how).then(() => {
       if (this.#ending.get(id) === command) this.#ending.delete(id);
       // What an earlier step could not write is written with this one; written later, it would bring back what is past.
       this.#unsaved.delete(id);
@@ -177,7 +182,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
   #linkNewer({ id, supersededBy }: Command): void {
     if (supersededBy === undefined) return;
     const link = (newer: Command | undefined): void => {
-      if (newer !== undefined) this.step(newer, { type: 'take_place', of: id }).durable.catch(() => {});
+      if (newer !== undefined) this.#step(newer, { type: 'take_place', of: id }, 'riding').durable.catch(() => {});
     };
     const newer = this.#inMemory(supersededBy);
     if (newer !== undefined) link(newer);
