@@ -8,11 +8,12 @@ import { CommandPull } from './broker/commands/pull.ts';
 import { QueueChanges } from './broker/commands/queue-changes.ts';
 import { DeviceSync } from './broker/commands/sync.ts';
 import { CommandQueries } from './broker/commands/command-queries.ts';
-import { sweepEnded } from './broker/commands/command-store.ts';
 import { SleepAdvisor } from './broker/commands/sleep-advisor.ts';
+import { sweepEnded } from './broker/commands/command-store.ts';
 import { DeliveryGate } from './broker/commands/delivery-gate.ts';
 import { Dispatcher } from './broker/commands/dispatcher.ts';
 import { Notifier } from './broker/commands/notifier.ts';
+import { Audit } from './broker/audit.ts';
 import type { Config } from './broker/config.ts';
 import { historyFolder, prepareDataFolder, StartError, startErrorOf, stateFolder } from './broker/data-folder.ts';
 import { LiveEvents } from './broker/live-events.ts';
@@ -25,10 +26,14 @@ import { MqttWebSocket } from './broker/mqtt/websocket.ts';
 import { fill, loopDelay, Overload } from './broker/overload.ts';
 import { ensureAdminKey } from './broker/registry/admin-key.ts';
 import { DeviceRegistry } from './broker/registry/device-registry.ts';
+import { FleetKeys } from './broker/registry/fleet-keys.ts';
+import { IdentityProvider } from './broker/registry/identity-provider.ts';
+import { OperatorAccess } from './broker/registry/operator-access.ts';
 import { OperatorKeys } from './broker/registry/operator-keys.ts';
 import { PresenceTracker } from './broker/registry/presence-tracker.ts';
 import { SecretDigests } from './broker/registry/secrets.ts';
 import { recoverState, type Recovered } from './broker/recover.ts';
+import { RefusedLogins } from './broker/refused-logins.ts';
 import { observe } from './broker/observe.ts';
 import type { History } from './broker/store/history.ts';
 import { InfluxHistory } from './broker/store/influx/influx-history.ts';
@@ -121,13 +126,23 @@ async function wire(
   await received.load();
   const digests = await SecretDigests.open(state);
   const keys = new OperatorKeys(state, digests, clock, newId);
+  closers.push(() => keys.close());
   const registry = new DeviceRegistry(state, digests, clock);
+  const fleetKeys = new FleetKeys(state, digests, registry, clock, newId);
+  const access = new OperatorAccess(keys, clock);
+  closers.push(() => access.close());
+  const audit = new Audit(state, clock);
+  const refusedLogins = new RefusedLogins(audit);
+  closers.push(() => refusedLogins.flush());
+  const identityProvider = config.oidc.enabled ? new IdentityProvider(config.oidc, clock) : undefined;
   const events = new LiveEvents(randomBytes(4).toString('hex'), clock);
   const presence = new PresenceTracker(registry, state, events, clock);
   const quarantine = new Quarantine(state, metrics, clock);
   const rejects = new Rejects(state, clock);
   await keys.load();
   await registry.load();
+  await fleetKeys.load();
+  await audit.load();
   await presence.load();
   await quarantine.load();
   await rejects.load();
@@ -178,6 +193,11 @@ async function wire(
   const app = await createApp({
     registry,
     keys,
+    access,
+    fleetKeys,
+    identityProvider,
+    audit,
+    refusedLogins,
     presence,
     ledger,
     dispatcher,
@@ -216,7 +236,9 @@ async function wire(
   const { port: httpPort } = app.server.address() as AddressInfo;
 
   const sweep = setInterval(() => {
-    Promise.all([sweepEnded(state, clock.now()), issuer.sweep()]).catch((error: Error) => log.error(`sweep: ${error.message}`));
+    Promise.all([sweepEnded(state, clock.now()), issuer.sweep(), audit.sweep()]).catch((error: Error) =>
+      log.error(`sweep: ${error.message}`),
+    );
   }, SWEEP_EVERY_MS).unref();
   closers.push(() => clearInterval(sweep));
   return { httpPort, mqttPort, adminKey: adminKey.key, isFirstStart: adminKey.isNew, openCommands, recovered };

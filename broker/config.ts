@@ -1,4 +1,5 @@
 import { resolve } from 'node:path';
+import { OIDC_VARIABLES, readOidc, type OidcConfig } from './config-oidc.ts';
 
 /** The configuration: read once from the environment, checked, frozen. What it does not know or cannot use stops the start. */
 export type Config = {
@@ -7,6 +8,7 @@ export type Config = {
   readonly httpPort: number;
   readonly dataDir: string;
   readonly influx: InfluxConfig;
+  readonly oidc: OidcConfig;
   /** Sets the admin key instead of one made on the first start. */
   readonly adminKey: string | undefined;
   readonly logLevel: LogLevel;
@@ -42,6 +44,7 @@ const VARIABLES = [
   'DOWNLINK_INFLUX_USERNAME',
   'DOWNLINK_INFLUX_PASSWORD',
   'DOWNLINK_ADMIN_KEY',
+  ...OIDC_VARIABLES,
   'DOWNLINK_LOG_LEVEL',
   'DOWNLINK_JOURNAL_MAX_BYTES',
 ] as const;
@@ -66,10 +69,15 @@ export function readConfig(environment: Environment): Config {
     httpPort: port('DOWNLINK_HTTP_PORT', read('DOWNLINK_HTTP_PORT'), 8080),
     dataDir: resolve(read('DOWNLINK_DATA_DIR') ?? './data'),
     influx: readInflux(read),
+    oidc: readOidc(read, fail),
     adminKey: adminKey(read('DOWNLINK_ADMIN_KEY')),
     logLevel: logLevel(read('DOWNLINK_LOG_LEVEL')),
     journalBytesMax: journalBytesMax(read('DOWNLINK_JOURNAL_MAX_BYTES')),
   });
+}
+
+function fail(line: string): never {
+  throw new ConfigError(line);
 }
 
 function readInflux(read: (name: Variable) => string | undefined): InfluxConfig {

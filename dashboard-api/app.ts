@@ -11,13 +11,16 @@ import { BODY_BYTES_MAX, readBodiesAsJson, readBodiesAsOctets } from './json-bod
 import { openapiOptions, problemSchema } from './openapi.ts';
 import { errorHandler, sendProblem, downlinkErrorOf } from './problem.ts';
 import { deviceErrorHandler } from './reject-keeper.ts';
+import { auditRoutes, auditSchema } from './routes/audit.ts';
 import { commandsRoutes } from './routes/commands.ts';
 import { deviceCommandsRoutes } from './routes/device-commands.ts';
 import { deviceEventsRoutes } from './routes/device-events.ts';
 import { deviceSyncRoutes } from './routes/device-sync.ts';
 import { deviceTelemetryRoutes } from './routes/device-telemetry.ts';
 import { devicesRoutes } from './routes/devices.ts';
+import { fleetKeySchema, fleetKeysRoutes } from './routes/fleet-keys.ts';
 import { keySchema, keysRoutes } from './routes/keys.ts';
+import { provisionRoutes } from './routes/provision.ts';
 import { refusedRoutes } from './routes/refused.ts';
 import { serverRoutes } from './routes/server.ts';
 import { streamRoutes } from './routes/stream.ts';
@@ -63,9 +66,10 @@ export async function createApp(parts: ApiParts): Promise<Api> {
   });
   app.decorateRequest('operator', undefined);
   app.decorateRequest('device', undefined);
+  app.decorateRequest('fleetKey', undefined);
   readBodiesAsJson(app);
 
-  const streams = new LiveStreams(parts.events);
+  const streams = new LiveStreams(parts.events, parts.access);
   parts.metrics.gauge('downlink_live_streams', 'Open live streams', () => streams.size);
   const deviceStreams = new DeviceStreams(parts);
   parts.metrics.gauge('downlink_device_streams', 'Open event streams of devices', () => deviceStreams.size);
@@ -75,7 +79,8 @@ export async function createApp(parts: ApiParts): Promise<Api> {
     parts.parkedPolls.close();
   });
 
-  for (const schema of [problemSchema, deviceSchema, commandSchema, keySchema]) app.addSchema(schema);
+  for (const schema of [problemSchema, deviceSchema, commandSchema, keySchema, fleetKeySchema, auditSchema])
+    app.addSchema(schema);
   await app.register(swagger, openapiOptions(parts.version));
   await app.register(swaggerUi, {
     routePrefix: '/docs',
@@ -90,7 +95,10 @@ export async function createApp(parts: ApiParts): Promise<Api> {
   telemetryRoutes(app, parts);
   refusedRoutes(app, parts);
   streamRoutes(app, parts, streams);
-  keysRoutes(app, parts, streams);
+  keysRoutes(app, parts);
+  fleetKeysRoutes(app, parts);
+  provisionRoutes(app, parts);
+  auditRoutes(app, parts);
   serverRoutes(app, parts);
   await app.register(async (devices: Api) => {
     readBodiesAsOctets(devices);

@@ -2,7 +2,8 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Device } from '../devices/device.ts';
 import { DownlinkError } from '../devices/downlink-error.ts';
 import type { ApiParts } from './api-parts.ts';
-import { identify } from './identify.ts';
+import { countRefusal } from './auth-operator.ts';
+import { identify, type IdentityParts } from './identify.ts';
 
 /** Lets devices in, by Bearer token or Basic id and token, and remembers which one it is. */
 declare module 'fastify' {
@@ -13,7 +14,7 @@ declare module 'fastify' {
 }
 
 /** An `onRequest` hook. Refuses with `unauthorized`, or `forbidden` for an operator's key. */
-export function deviceAuth(parts: Pick<ApiParts, 'keys' | 'registry' | 'metrics'>) {
+export function deviceAuth(parts: IdentityParts & Pick<ApiParts, 'metrics' | 'refusedLogins'>) {
   return (request: FastifyRequest, _: FastifyReply, done: (error?: Error) => void): void => {
     try {
       const caller = identify(parts, request.headers.authorization);
@@ -22,6 +23,7 @@ export function deviceAuth(parts: Pick<ApiParts, 'keys' | 'registry' | 'metrics'
       request.device = caller.device;
       done();
     } catch (error) {
+      countRefusal(parts, request, error as Error);
       if (error instanceof DownlinkError) parts.metrics.rejects.inc({ transport: 'http', code: error.code });
       done(error as Error);
     }

@@ -1,40 +1,68 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { ROLES, type OperatorKey, type Role } from '../broker/registry/operator-keys.ts';
+import { ROLES, type Role } from '../broker/registry/operator-keys.ts';
+import type { Operator } from '../broker/registry/operator.ts';
 import { DownlinkError } from '../devices/downlink-error.ts';
 import type { ApiParts } from './api-parts.ts';
-import { identify } from './identify.ts';
+import { identify, type IdentityParts } from './identify.ts';
 
-/** Lets operators in whose role suffices: viewer reads, operator also commands, admin also manages devices and keys. */
+/**
+ * Lets operators in whose role suffices, by key or by token of the identity provider: viewer reads, operator also commands, admin also manages
+ * devices and keys.
+ */
 declare module 'fastify' {
   interface FastifyRequest {
     /** Set by operatorAuth. */
-    operator: OperatorKey | undefined;
+    operator: Operator | undefined;
   }
 }
 
-/** An `onRequest` hook. Refuses with `unauthorized`, or `forbidden` for a lesser role or a device's token. */
-export function operatorAuth(parts: Pick<ApiParts, 'keys' | 'registry'>, role: Role) {
-  const needed = ROLES.indexOf(role);
+type OperatorParts = IdentityParts & Pick<ApiParts, 'refusedLogins'>;
+
+/**
+ * An `onRequest` hook. Refuses with `unauthorized`, `forbidden` for a lesser role or another kind of credential, or
+ * `identity_provider_unavailable`.
+ */
+export function operatorAuth(parts: OperatorParts, role: Role) {
   return (request: FastifyRequest, _: FastifyReply, done: (error?: Error) => void): void => {
-    try {
-      const caller = identify(parts, request.headers.authorization);
-      if (!('operator' in caller))
-        throw new DownlinkError('forbidden', 'this route is for operators; a device token does not open it');
-      const { operator } = caller;
-      if (ROLES.indexOf(operator.role) < needed) {
-        throw new DownlinkError('forbidden', `this needs the role ${role}; the key ${operator.name} has ${operator.role}`);
-      }
+    const refuse = (error: Error): void => {
+      countRefusal(parts, request, error);
+      done(error);
+    };
+    const admit = (operator: Operator): void => {
+      if (operator.kind === 'key') parts.keys.used(operator.id, request.ip);
+      assertRole(operator, role);
       request.operator = operator;
       done();
+    };
+    try {
+      const caller = identify(parts, request.headers.authorization);
+      if ('operator' in caller) return admit(caller.operator);
+      if ('unverifiedToken' in caller && parts.identityProvider !== undefined) {
+        parts.identityProvider.verify(caller.unverifiedToken).then(admit).catch(refuse);
+        return;
+      }
+      const what = 'fleetKey' in caller ? 'a fleet key' : 'a device token';
+      throw new DownlinkError('forbidden', `this route is for operators; ${what} does not open it`);
     } catch (error) {
-      done(error as Error);
+      refuse(error as Error);
     }
   };
 }
 
 /** Whose request this is, on a route behind operatorAuth. */
-export function operatorOf(request: FastifyRequest): OperatorKey {
+export function operatorOf(request: FastifyRequest): Operator {
   const { operator } = request;
   if (operator === undefined) throw new Error('bug: the route has no operatorAuth');
   return operator;
+}
+
+/** For the audit log: a credential that is none. A request without one is no login. */
+export function countRefusal({ refusedLogins }: Pick<ApiParts, 'refusedLogins'>, request: FastifyRequest, error: Error): void {
+  if (!(error instanceof DownlinkError) || error.code !== 'unauthorized' || request.headers.authorization === undefined) return;
+  refusedLogins.count({ transport: 'http', from: request.ip });
+}
+
+function assertRole(operator: Operator, needed: Role): void {
+  if (ROLES.indexOf(operator.role) >= ROLES.indexOf(needed)) return;
+  throw new DownlinkError('forbidden', `this needs the role ${needed}; ${operator.name} has ${operator.role}`);
 }

@@ -1,7 +1,7 @@
 import { DownlinkError } from '../devices/downlink-error.ts';
 
 /** Cursors: where the next page starts, as text that says nothing to anybody but the list that gave it. */
-export type ListName = 'devices' | 'commands' | 'readings' | 'quarantine' | 'keys';
+export type ListName = 'devices' | 'commands' | 'readings' | 'quarantine' | 'keys' | 'fleet-keys' | 'audit';
 
 export const PAGE_DEFAULT = 100;
 export const PAGE_MAX = 1_000;

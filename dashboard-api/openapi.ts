@@ -11,6 +11,8 @@ export const TAGS = {
   stream: 'Live stream',
   refused: 'What was refused',
   keys: 'Operator keys',
+  provisioning: 'Provisioning',
+  audit: 'Audit',
   wire: 'For devices',
   server: 'Server',
 } as const;
@@ -18,8 +20,10 @@ export const TAGS = {
 const OPERATOR_KEY = 'operatorKey';
 const DEVICE_TOKEN = 'deviceToken';
 const DEVICE_BASIC = 'deviceBasic';
+const FLEET_KEY = 'fleetKey';
 
 export const BY_OPERATOR = [{ [OPERATOR_KEY]: [] }];
+export const BY_FLEET_KEY = [{ [FLEET_KEY]: [] }];
 export const BY_DEVICE = [{ [DEVICE_TOKEN]: [] }, { [DEVICE_BASIC]: [] }];
 
 export function openapiOptions(version: string): FastifyDynamicSwaggerOptions {
@@ -42,6 +46,8 @@ export function openapiOptions(version: string): FastifyDynamicSwaggerOptions {
         { name: TAGS.stream, description: 'What happens, as it happens' },
         { name: TAGS.refused, description: 'What devices sent and History got that could not be taken, and why' },
         { name: TAGS.keys, description: 'Who may use this API' },
+        { name: TAGS.provisioning, description: 'Devices that register themselves, with a fleet key' },
+        { name: TAGS.audit, description: 'Who did what' },
         { name: TAGS.wire, description: 'Telemetry up, commands down, for devices that come by HTTP' },
         { name: TAGS.server, description: 'Is it up, can it do its job, how is it doing' },
       ],
@@ -50,7 +56,12 @@ export function openapiOptions(version: string): FastifyDynamicSwaggerOptions {
           [OPERATOR_KEY]: {
             type: 'http',
             scheme: 'bearer',
-            description: 'A key `dlk_…` with the role viewer, operator or admin',
+            description: 'A key `dlk_…` with the role viewer, operator or admin, or a token of the identity provider',
+          },
+          [FLEET_KEY]: {
+            type: 'http',
+            scheme: 'bearer',
+            description: 'A fleet key `dlf_…`, with which a device registers itself',
           },
           [DEVICE_TOKEN]: { type: 'http', scheme: 'bearer', description: "A device's token `dld_…`" },
           [DEVICE_BASIC]: { type: 'http', scheme: 'basic', description: 'A device id and its token' },

@@ -5,7 +5,13 @@ import { LiveServer } from './live-server.ts';
 /** Who may do what, on every route that the API's own document names. */
 type Operation = { security?: Record<string, unknown>[]; description?: string };
 type Document = { paths: Record<string, Record<string, Operation>> };
-type Route = { name: string; method: string; path: string; by: 'operator' | 'device' | 'anyone'; role: string | undefined };
+type Route = {
+  name: string;
+  method: string;
+  path: string;
+  by: 'operator' | 'device' | 'fleet' | 'anyone';
+  role: string | undefined;
+};
 
 let server: LiveServer;
 let routes: Route[];
@@ -22,7 +28,13 @@ beforeAll(async () => {
         name: `${method.toUpperCase()} ${path}`,
         method: method.toUpperCase(),
         path: path.replace('{id}', 'thing'),
-        by: schemes.has('operatorKey') ? 'operator' : schemes.has('deviceToken') ? 'device' : 'anyone',
+        by: schemes.has('operatorKey')
+          ? 'operator'
+          : schemes.has('deviceToken')
+            ? 'device'
+            : schemes.has('fleetKey')
+              ? 'fleet'
+              : 'anyone',
         role: /Role: (\w+)\./.exec(description ?? '')?.[1],
       };
     }),
@@ -40,28 +52,37 @@ test('every route is there, and only probes, metrics and documents are open', ()
   expect(routes.map(({ name }) => name).toSorted()).toEqual([
     'DELETE /v1/commands/{id}',
     'DELETE /v1/devices/{id}',
+    'DELETE /v1/devices/{id}/token',
+    'DELETE /v1/fleet-keys/{id}',
     'DELETE /v1/keys/{id}',
     'GET /healthz',
     'GET /metrics',
     'GET /readyz',
+    'GET /v1/audit',
     'GET /v1/commands/{id}',
     'GET /v1/device/commands',
+    'GET /v1/device/events',
     'GET /v1/devices',
     'GET /v1/devices/{id}',
     'GET /v1/devices/{id}/commands',
     'GET /v1/devices/{id}/rejects',
     'GET /v1/devices/{id}/telemetry',
     'GET /v1/devices/{id}/telemetry/latest',
+    'GET /v1/fleet-keys',
     'GET /v1/keys',
     'GET /v1/quarantine',
     'GET /v1/stream',
     'PATCH /v1/devices/{id}',
+    'PATCH /v1/keys/{id}',
     'POST /v1/device/commands/{id}',
+    'POST /v1/device/sync',
     'POST /v1/device/telemetry',
     'POST /v1/devices',
     'POST /v1/devices/{id}/commands',
     'POST /v1/devices/{id}/token',
+    'POST /v1/fleet-keys',
     'POST /v1/keys',
+    'POST /v1/provision',
   ]);
   expect(routes.filter(({ by }) => by === 'anyone').map(({ name }) => name)).toEqual([
     'GET /healthz',

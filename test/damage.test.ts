@@ -64,6 +64,7 @@ async function startOn(dataDir: string): Promise<Server> {
     httpPort: 0,
     dataDir,
     influx: { enabled: false },
+    oidc: { enabled: false },
     adminKey: ADMIN_KEY,
     logLevel: 'silent',
     journalBytesMax: 64 * 1024 * 1024,

@@ -32,6 +32,7 @@ export class LiveServer {
       httpPort: 0,
       dataDir,
       influx: { enabled: false },
+      oidc: { enabled: false },
       adminKey: ADMIN_KEY,
       logLevel: 'silent',
       journalBytesMax: 64 * 1024 * 1024,

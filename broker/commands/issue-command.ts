@@ -20,7 +20,7 @@ import { expectedWakeAt, nthExpectedWakeAt } from '../../devices/expected-wakes.
 import { isMetricName, STRING_BYTES_MAX } from '../../devices/telemetry.ts';
 import { hasSchedule } from '../../devices/wake-slot.ts';
 import type { PresenceTracker } from '../registry/presence-tracker.ts';
-import type { Change, State } from '../store/state.ts';
+import { NO_ADDITION, type Addition, type Change, type State } from '../store/state.ts';
 import { valueAt, valuesUnder } from '../store/values.ts';
 import type { CommandLedger } from './command-ledger.ts';
 
@@ -71,15 +71,16 @@ export class CommandIssuer {
   }
 
   /**
-   * Resolves once the command is durable. With an idempotency key, the same request again gives the same command (`isRepeat`).
+   * Resolves once the command is durable, and `also` with it. With an idempotency key, the same request again gives the same command (`isRepeat`).
    * Throws `invalid_request`, `queue_full`, `expires_before_next_wake`, `idempotency_conflict`, `journal_full`, `storage_unavailable`.
    */
   async issue(
     device: Device,
     request: CommandRequest,
     idempotencyKey?: string,
+    also: (command: Command) => Addition = () => NO_ADDITION,
   ): Promise<{ command: Command; isRepeat: boolean }> {
-    if (idempotencyKey === undefined) return { command: await this.#issueNew(device, request, []), isRepeat: false };
+    if (idempotencyKey === undefined) return { command: await this.#issueNew(device, request, also), isRepeat: false };
     const place = `${IDEMPOTENCY}${device.id}/${digestOf(idempotencyKey)}`;
     const bodyDigest = digestOf(canonical(request));
     const underWay = this.#keysUnderWay.get(place);
@@ -87,7 +88,7 @@ export class CommandIssuer {
       assertSameBody(underWay.bodyDigest, bodyDigest);
       return { command: (await underWay.issued).command, isRepeat: true };
     }
-    const issued = this.#issueOnce(device, request, place, bodyDigest);
+    const issued = this.#issueOnce(device, request, { place, bodyDigest }, also);
     this.#keysUnderWay.set(place, { bodyDigest, issued });
     try {
       return await issued;
@@ -107,8 +108,8 @@ export class CommandIssuer {
   async #issueOnce(
     device: Device,
     request: CommandRequest,
-    place: string,
-    bodyDigest: string,
+    { place, bodyDigest }: { place: string; bodyDigest: string },
+    also: (command: Command) => Addition,
   ): Promise<{ command: Command; isRepeat: boolean }> {
     const remembered = await valueAt<Remembered>(this.#state, place);
     if (remembered !== undefined) {
@@ -123,10 +124,14 @@ export class CommandIssuer {
       put: place,
       value: JSON.stringify({ bodyDigest, commandId, at: this.#clock.now() } satisfies Remembered),
     });
-    return { command: await this.#issueNew(device, request, [remember]), isRepeat: false };
+    const alsoRemembered = (command: Command): Addition => {
+      const { changes, entries } = also(command);
+      return { changes: [remember(command.id), ...changes], entries };
+    };
+    return { command: await this.#issueNew(device, request, alsoRemembered), isRepeat: false };
   }
 
-  async #issueNew(device: Device, request: CommandRequest, with_: ((commandId: string) => Change)[]): Promise<Command> {
+  async #issueNew(device: Device, request: CommandRequest, also: (command: Command) => Addition): Promise<Command> {
     const command = this.#build(device, request);
     const underWay = this.#underWay.get(device.id) ?? 0;
     if (this.#ledger.book.countOf(device.id) + underWay >= OPEN_COMMANDS_MAX) {
@@ -136,10 +141,8 @@ export class CommandIssuer {
     }
     this.#underWay.set(device.id, underWay + 1);
     try {
-      await this.#ledger.add(
-        command,
-        with_.map((change) => change(command.id)),
-      );
+      const { changes, entries } = also(command);
+      await this.#ledger.add(command, changes, entries);
     } finally {
       const left = (this.#underWay.get(device.id) ?? 1) - 1;
       if (left === 0) this.#underWay.delete(device.id);

@@ -22,11 +22,20 @@ export async function reportCommand(
   return command;
 }
 
-/** Throws `unknown_command`, `command_finished`, `command_delivered` (without `force`), `storage_unavailable`. */
-export async function cancelCommand(ledger: CommandLedger, commandId: string, force: boolean): Promise<Command> {
+/**
+ * `onStep` is called in the turn in which it is cancelled, so that what it commits is of the same batch; not for one that was cancelled before.
+ * Throws `unknown_command`, `command_finished`, `command_delivered` (without `force`), `storage_unavailable`.
+ */
+export async function cancelCommand(
+  ledger: CommandLedger,
+  commandId: string,
+  force: boolean,
+  onStep: (cancelled: Command) => void = () => {},
+): Promise<Command> {
   const found = await ledger.find(commandId);
   if (found === undefined) throw new DownlinkError('unknown_command', `no command has the id ${commandId.slice(0, 64)}`);
   const { command, durable } = ledger.step(found, { type: 'cancel', force });
+  if (command !== found) onStep(command);
   await durable;
   return command;
 }

@@ -2,7 +2,7 @@ import type { Clock } from '../../devices/clock.ts';
 import { GRACE_SECONDS_DEFAULT, type Device, type DeviceLimits, type Labels, type Wake } from '../../devices/device.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import { assertWakeSchedule } from '../../devices/wake-schedule.ts';
-import type { State } from '../store/state.ts';
+import { NO_ADDITION, type Addition, type State } from '../store/state.ts';
 import { valuesUnder } from '../store/values.ts';
 import { DEVICE_TOKEN_PREFIX, newSecret, type SecretDigests } from './secrets.ts';
 
@@ -26,10 +26,15 @@ export type DeviceChange = {
   readonly limits?: DeviceLimits;
 };
 
-type Registered = { readonly device: Device; readonly tokenDigest: string };
+/** Without a digest the device's token was revoked: no credential of its opens anything until it is given a new one. */
+type Registered = { readonly device: Device; readonly tokenDigest?: string };
 
 /** Told after a device's credential is gone: its connections are to be cut. */
-export type CredentialListener = (deviceId: string, why: 'deleted' | 'rotated') => void;
+export type CredentialListener = (deviceId: string, why: 'deleted' | 'rotated' | 'revoked') => void;
+
+/** What is to be committed together with a change. */
+type Also = (device: Device) => Addition;
+const NOTHING: Also = () => NO_ADDITION;
 
 const PREFIX = 'device/';
 
@@ -78,8 +83,14 @@ export class DeviceRegistry {
   }
 
   isTokenOf(id: string, token: string): boolean {
+    const digest = this.#devices.get(id)?.tokenDigest;
+    return digest !== undefined && this.#digests.matches(token, digest);
+  }
+
+  /** Its token was taken away and no new one made. Asked also where something else than a token lets it in. */
+  isRevoked(id: string): boolean {
     const registered = this.#devices.get(id);
-    return registered !== undefined && this.#digests.matches(token, registered.tokenDigest);
+    return registered !== undefined && registered.tokenDigest === undefined;
   }
 
   /** Devices by id, after the id `after`; `labels` must all match. One more than `limit` tells the caller that there is more. */
@@ -99,7 +110,7 @@ export class DeviceRegistry {
   }
 
   /** Registers a device and gives its token, which is not kept. Throws `device_exists`, or `invalid_request` for a bad schedule. */
-  async create(given: NewDevice): Promise<{ device: Device; token: string }> {
+  async create(given: NewDevice, also: Also = NOTHING): Promise<{ device: Device; token: string }> {
     if (this.#devices.has(given.id)) throw new DownlinkError('device_exists', `a device with the id ${given.id} is registered`);
     const now = this.#clock.now();
     if (given.wake) assertWakeSchedule(given.wake, now);
@@ -114,12 +125,12 @@ export class DeviceRegistry {
       updatedAt: now,
     };
     const token = newSecret(DEVICE_TOKEN_PREFIX);
-    await this.#save({ device, tokenDigest: this.#digests.digest(token) });
+    await this.#save({ device, tokenDigest: this.#digests.digest(token) }, also(device));
     return { device, token };
   }
 
   /** Throws `unknown_device`, or `invalid_request` for a bad schedule. */
-  async change(id: string, change: DeviceChange): Promise<Device> {
+  async change(id: string, change: DeviceChange, also: Also = NOTHING): Promise<Device> {
     const { name, wake, ...had } = this.get(id);
     const now = this.#clock.now();
     if (change.wake) assertWakeSchedule(change.wake, now);
@@ -134,34 +145,44 @@ export class DeviceRegistry {
       ...(change.limits !== undefined && { limits: change.limits }),
       updatedAt: now,
     };
-    await this.#save({ device, tokenDigest: this.#devices.get(id)?.tokenDigest ?? '' });
+    await this.#save({ ...this.#devices.get(id), device }, also(device));
     return device;
   }
 
   /** A new token in place of the old one, which is refused from now on. Throws `unknown_device`. */
-  async rotateToken(id: string): Promise<{ device: Device; token: string }> {
+  async rotateToken(id: string, also: Also = NOTHING): Promise<{ device: Device; token: string }> {
     const device = this.get(id);
     const token = newSecret(DEVICE_TOKEN_PREFIX);
-    await this.#save({ device, tokenDigest: this.#digests.digest(token) });
+    await this.#save({ device, tokenDigest: this.#digests.digest(token) }, also(device));
     for (const listener of this.#listeners) listener(id, 'rotated');
     return { device, token };
   }
 
+  /** Takes the token away: the device stays, and lets nobody in as itself until `rotateToken`. Throws `unknown_device`. */
+  async revokeToken(id: string, also: Also = NOTHING): Promise<Device> {
+    const device = this.get(id);
+    if (this.isRevoked(id)) return device;
+    await this.#save({ device }, also(device));
+    for (const listener of this.#listeners) listener(id, 'revoked');
+    return device;
+  }
+
   /** Throws `unknown_device`. */
-  async delete(id: string): Promise<void> {
-    this.get(id);
-    await this.#state.commit([{ del: PREFIX + id }], []);
+  async delete(id: string, also: Also = NOTHING): Promise<void> {
+    const { changes, entries } = also(this.get(id));
+    await this.#state.commit([{ del: PREFIX + id }, ...changes], entries, 'exempt');
     this.#forget(id);
     for (const listener of this.#listeners) listener(id, 'deleted');
   }
 
-  async #save(registered: Registered): Promise<void> {
+  async #save(registered: Registered, also: Addition): Promise<void> {
     const { id } = registered.device;
     const before = this.#devices.get(id);
     // Taken before it is durable, so that two requests at once cannot both register one id; given back if it does not become so.
     this.#keep(registered);
     try {
-      await this.#state.commit([{ put: PREFIX + id, value: JSON.stringify(registered) }], []);
+      const changes = [{ put: PREFIX + id, value: JSON.stringify(registered) }, ...also.changes];
+      await this.#state.commit(changes, also.entries, 'exempt');
     } catch (error) {
       this.#forget(id);
       if (before !== undefined) this.#keep(before);
@@ -173,7 +194,7 @@ export class DeviceRegistry {
     const { id } = registered.device;
     if (this.#devices.has(id)) this.#forget(id);
     this.#devices.set(id, registered);
-    this.#idByDigest.set(registered.tokenDigest, id);
+    if (registered.tokenDigest !== undefined) this.#idByDigest.set(registered.tokenDigest, id);
     this.#sortedIds = undefined;
   }
 
@@ -181,7 +202,7 @@ export class DeviceRegistry {
     const registered = this.#devices.get(id);
     if (registered === undefined) return;
     this.#devices.delete(id);
-    this.#idByDigest.delete(registered.tokenDigest);
+    if (registered.tokenDigest !== undefined) this.#idByDigest.delete(registered.tokenDigest);
     this.#sortedIds = undefined;
   }
 }

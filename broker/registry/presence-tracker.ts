@@ -61,6 +61,12 @@ export class PresenceTracker {
     this.#events = events;
     this.#clock = clock;
     this.#deadlines = new Deadlines(clock, (id) => this.refresh(id));
+    registry.onCredentialGone((id, why) => {
+      if (why === 'deleted') return;
+      // Also of a device that never came.
+      this.#track(id);
+      this.refresh(id);
+    });
   }
 
   async load(): Promise<void> {
@@ -87,7 +93,8 @@ export class PresenceTracker {
   }
 
   contacts(id: string): Contacts {
-    return this.#tracked.get(id) ?? NO_CONTACTS;
+    const contacts = this.#tracked.get(id) ?? NO_CONTACTS;
+    return this.#registry.isRevoked(id) ? { ...contacts, revoked: true } : contacts;
   }
 
   /** When the wake under way began, and how long the device was silent before, milliseconds. */

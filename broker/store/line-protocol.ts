@@ -7,6 +7,7 @@ import type { Sample } from '../../devices/telemetry.ts';
  *   telemetry,device=ID metric=value,… TIME            a field a metric; `$givenTs` where the device's own time was replaced
  *   command,device=ID,name=NAME id=…,state=…,… TIME     one row a command at its queuedAt, rewritten at each step
  *   command_event,device=ID id=…,from=…,to=…,… TIME     one row a step
+ *   audit,action=…,actor_kind=…,outcome=… actor=…,… TIME  one row a deed
  *
  * Device ids, command names and metric names are allow-listed, so only string fields need escaping.
  */
@@ -83,6 +84,30 @@ export function commandEventLine(
     `command_event,device=${command.deviceId} id="${command.id}",from="${step.from}",to="${command.state}",` +
     `attempt=${command.attempts}i${transport} ${step.timeNs}`
   );
+}
+
+/** What somebody did, as a row; the tags are of fixed lists. */
+export type AuditRow = {
+  readonly action: string;
+  readonly actorKind: string;
+  readonly outcome: string;
+  readonly actor: string;
+  readonly actorName: string;
+  readonly target?: string | undefined;
+  readonly from?: string | undefined;
+  readonly details?: unknown;
+};
+
+export function auditLine(row: AuditRow, timeNs: string): string {
+  const fields = [
+    text('actor', row.actor),
+    text('actor_name', row.actorName),
+    text('target', row.target),
+    text('from', row.from),
+    json('details', row.details),
+  ];
+  const given = fields.filter((field) => field !== undefined).join(',');
+  return `audit,action=${row.action},actor_kind=${row.actorKind},outcome=${row.outcome} ${given} ${timeNs}`;
 }
 
 function text(field: string, value: string | undefined): string | undefined {

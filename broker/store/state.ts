@@ -11,6 +11,10 @@ export type Change = { readonly put: string; readonly value: string | (() => str
  */
 export type Entry = string | { readonly of: string; readonly row: () => string };
 
+/** What belongs to something else and is committed together with it: both are there after a crash, or neither is. */
+export type Addition = { readonly changes: readonly Change[]; readonly entries: readonly Entry[] };
+export const NO_ADDITION: Addition = { changes: [], entries: [] };
+
 export interface State {
   readonly journal: Journal;
 

@@ -1,13 +1,16 @@
+import type { FastifyRequest } from 'fastify';
 import { Type, type Static } from 'typebox';
 import type { CommandRequest, Expires } from '../../broker/commands/issue-command.ts';
 import { outcomeOf } from '../../broker/commands/outcome.ts';
 import { cancelAllOf, cancelCommand } from '../../broker/commands/report-command.ts';
 import { SECOND_MS } from '../../devices/clock.ts';
-import { COMMAND_STATES, isEnded, OPEN_STATES, PRIORITIES, type CommandState } from '../../devices/command.ts';
+import { COMMAND_STATES, isEnded, OPEN_STATES, PRIORITIES, type Command, type CommandState } from '../../devices/command.ts';
 import { deviceIdSchema } from '../../devices/device.ts';
+import { DownlinkError } from '../../devices/downlink-error.ts';
 import type { JsonValue } from '../../devices/json.ts';
 import type { Api, ApiParts } from '../api-parts.ts';
-import { operatorAuth } from '../auth-operator.ts';
+import { auditedAs } from '../audited.ts';
+import { operatorAuth, operatorOf } from '../auth-operator.ts';
 import { commandSchema, commandViewNow, conditionSchema } from '../command-view.ts';
 import { cursorOf, nsPlaceOf, PAGE_DEFAULT, PAGE_MAX } from '../cursor.ts';
 import {
@@ -101,6 +104,19 @@ export function commandsRoutes(app: Api, parts: ApiParts, stopping: AbortSignal)
   const { registry, issuer, ledger, queries } = parts;
   const tags = [TAGS.commands];
 
+  /** The command once it has ended, or as it stands when the wait is over. Throws `unauthorized` when the operator's key goes meanwhile. */
+  async function heldBack(request: FastifyRequest, command: Command, waitMs: number): Promise<Command> {
+    const gone = new AbortController();
+    const release = parts.access.watch(operatorOf(request), (why) => gone.abort(why));
+    try {
+      const outcome = await outcomeOf(ledger, command, waitMs, AbortSignal.any([request.signal, stopping, gone.signal]));
+      if (!gone.signal.aborted) return outcome;
+      throw new DownlinkError('unauthorized', `${gone.signal.reason}; the command ${command.id} was issued before`);
+    } finally {
+      release();
+    }
+  }
+
   app.post(
     '/v1/devices/:id/commands',
     {
@@ -143,15 +159,20 @@ export function commandsRoutes(app: Api, parts: ApiParts, stopping: AbortSignal)
     async (request, reply) => {
       const device = registry.get(request.params.id);
       const { wait = 0 } = request.query;
-      const { command, isRepeat } = await issuer.issue(device, requestOf(request.body), request.headers['idempotency-key']);
+      const audited = auditedAs(parts, request, 'command.issue');
+      const { command, isRepeat } = await issuer.issue(
+        device,
+        requestOf(request.body),
+        request.headers['idempotency-key'],
+        (issued) => audited(issued, { device: device.id, name: issued.name }),
+      );
       if (registry.find(device.id) === undefined) {
         await cancelAllOf(ledger, device.id);
         registry.get(device.id);
       }
       reply.header('location', `/v1/commands/${command.id}`);
       if (isRepeat) reply.header('idempotency-replayed', 'true');
-      const signal = AbortSignal.any([request.signal, stopping]);
-      const outcome = wait === 0 ? command : await outcomeOf(ledger, command, wait * SECOND_MS, signal);
+      const outcome = wait === 0 ? command : await heldBack(request, command, wait * SECOND_MS);
       reply.code(wait === 0 || isEnded(outcome) ? 201 : 202);
       return commandViewNow(parts, outcome);
     },
@@ -244,7 +265,15 @@ export function commandsRoutes(app: Api, parts: ApiParts, stopping: AbortSignal)
         },
       },
     },
-    async (request) => commandViewNow(parts, await cancelCommand(ledger, request.params.id, request.query.force ?? false)),
+    async (request) => {
+      const { force = false } = request.query;
+      const audited = auditedAs(parts, request, 'command.cancel');
+      const cancelled = await cancelCommand(ledger, request.params.id, force, (command) => {
+        // One commit with the cancelling, which tells whether it can be written.
+        parts.audit.write(audited(command, { device: command.deviceId, name: command.name, force })).catch(() => {});
+      });
+      return commandViewNow(parts, cancelled);
+    },
   );
 }
 

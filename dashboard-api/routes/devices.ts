@@ -11,6 +11,7 @@ import {
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import { PRESENCE_STATES, type PresenceState } from '../../devices/presence.ts';
 import type { Api, ApiParts } from '../api-parts.ts';
+import { auditedAs } from '../audited.ts';
 import { operatorAuth } from '../auth-operator.ts';
 import { cursorOf, PAGE_DEFAULT, PAGE_MAX, placeOf } from '../cursor.ts';
 import { deviceSchema, deviceView } from '../device-view.ts';
@@ -26,7 +27,7 @@ import {
   TAGS,
 } from '../openapi.ts';
 
-/** Operators' routes for devices: register, list, show, change, delete, rotate the token. */
+/** Operators' routes for devices: register, list, show, change, delete, rotate or revoke the token. */
 const nameSchema = Type.String({ minLength: 1, maxLength: 200, description: 'For people' });
 const graceSchema = Type.Integer({
   minimum: 0,
@@ -103,7 +104,7 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
       },
     },
     async (request, reply) => {
-      const { device, token } = await registry.create(request.body);
+      const { device, token } = await registry.create(request.body, auditedAs(parts, request, 'device.create'));
       reply.code(201).header('location', `/v1/devices/${device.id}`).header('cache-control', 'no-store');
       return { device: deviceView(parts, device), token };
     },
@@ -193,7 +194,8 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
       },
     },
     async (request) => {
-      const device = await registry.change(request.params.id, request.body);
+      const audited = auditedAs(parts, request, 'device.change');
+      const device = await registry.change(request.params.id, request.body, (changed) => audited(changed, request.body));
       presence.refresh(device.id);
       parts.dispatcher.refresh(device.id);
       return deviceView(parts, device);
@@ -220,7 +222,7 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
     async (request, reply) => {
       const { id } = registry.get(request.params.id);
       await cancelAllOf(ledger, id);
-      await registry.delete(id);
+      await registry.delete(id, auditedAs(parts, request, 'device.delete'));
       // One may have been issued while the others were being cancelled.
       await cancelAllOf(ledger, id);
       await Promise.all([presence.forget(id), parts.rejects.forget(id)]);
@@ -245,9 +247,31 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
       },
     },
     async (request, reply) => {
-      const { device, token } = await registry.rotateToken(request.params.id);
+      const { device, token } = await registry.rotateToken(request.params.id, auditedAs(parts, request, 'token.rotate'));
       reply.header('cache-control', 'no-store');
       return { device: deviceView(parts, device), token };
+    },
+  );
+
+  app.delete(
+    '/v1/devices/:id/token',
+    {
+      onRequest: operatorAuth(parts, 'admin'),
+      schema: {
+        tags,
+        security: BY_OPERATOR,
+        operationId: 'revokeToken',
+        summary: "Revoke a device's token",
+        description:
+          'Role: admin. The device stays, with its commands, but cannot come in any more, and its connections are cut; its presence is `revoked` until a ' +
+          'token is made for it by POST. Revoking twice is fine.',
+        params: byId,
+        response: { 204: noContent('Revoked'), ...guardedProblems('unknown_device', 'storage_unavailable') },
+      },
+    },
+    async (request, reply) => {
+      await registry.revokeToken(request.params.id, auditedAs(parts, request, 'token.revoke'));
+      return reply.code(204).send();
     },
   );
 }

@@ -69,7 +69,7 @@ export function streamRoutes(app: Api, parts: ApiParts, streams: LiveStreams): v
       streams.assertRoom();
       reply.hijack();
       streams.open(reply.raw, {
-        keyId: operatorOf(request).id,
+        operator: operatorOf(request),
         filter: { ...(types && { types }), ...(devices && { devices }), ...(alert && { alertsOnly: alert }) },
         lastEventId: request.headers['last-event-id'] ?? lastEventId,
       });

@@ -10,6 +10,7 @@ import { sortableTime, timeOfSortable } from './sortable-time.ts';
  *   t/{time}/{device}/{name}     the command's state: all commands by time
  *   i/{id}                       {device}/{time}/{name}
  *   e/{device}/{time}            the fields of a command event row
+ *   a/{time}                     the tags and fields of an audit row
  */
 export const CHUNK_COUNT_KEY = 'points';
 
@@ -55,6 +56,10 @@ export function commandIdKey(id: string): string {
 
 export function eventKey(deviceId: string, time: string): string {
   return `e/${deviceId}/${time}`;
+}
+
+export function auditKey(time: string): string {
+  return `a/${time}`;
 }
 
 /** Keys under `prefix` whose time is in [fromNs, toNs). */

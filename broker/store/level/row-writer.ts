@@ -3,7 +3,7 @@ import { isDeviceId } from '../../../devices/device.ts';
 import type { RefusedLine } from '../history.ts';
 import { parseFields, parseRow, valueOf, type Row } from '../line-parser.ts';
 import { rowEnds } from '../line-rows.ts';
-import { CHUNK_COUNT_KEY, commandIdKey, commandKeys, eventKey, fieldPrefix, type CommandKeys } from './history-keys.ts';
+import { auditKey, CHUNK_COUNT_KEY, commandIdKey, commandKeys, eventKey, fieldPrefix, type CommandKeys } from './history-keys.ts';
 import type { Database } from './open-level.ts';
 import { chunkKey, pointText, spanOf } from './point-chunks.ts';
 import { sortableTimeOf } from './sortable-time.ts';
@@ -68,6 +68,10 @@ class RowBatch {
 
   /** Takes a row that was read from `text`. Throws SyntaxError with the reason when it is of none of History's measurements. */
   add({ measurement, tags, fields, fieldsFrom, fieldsTo, timeNs }: Row, text: string): void {
+    if (measurement === 'audit') {
+      const given = tags.flatMap((part, i) => (i % 2 === 0 ? [`${part}="${tags[i + 1] ?? ''}"`] : []));
+      return this.#put(auditKey(sortableTimeOf(timeNs)), [...given, text.slice(fieldsFrom, fieldsTo)].join(','));
+    }
     const [tag, device, nameTag, name] = tags;
     if (tag !== 'device' || device === undefined || !isDeviceId(device)) throw new SyntaxError('a row has a device');
     const time = sortableTimeOf(timeNs);
@@ -89,7 +93,7 @@ class RowBatch {
         this.#put(eventKey(device, time), text.slice(fieldsFrom, fieldsTo));
         return;
       default:
-        throw new SyntaxError('the measurement is none of telemetry, command and command_event');
+        throw new SyntaxError('the measurement is none of telemetry, command, command_event and audit');
     }
   }
 
