@@ -2,6 +2,7 @@ import type { Clock } from '../../devices/clock.ts';
 import type { DeviceRegistry } from '../registry/device-registry.ts';
 import type { PresenceTracker } from '../registry/presence-tracker.ts';
 import { Deadlines } from '../deadlines.ts';
+import { returnSeconds } from '../return-pace.ts';
 import type { CommandLedger } from './command-ledger.ts';
 
 /**
@@ -25,10 +26,6 @@ export type ParkEnd =
 
 export const PARKED_POLLS_MAX = 50_000;
 export const PARKED_POLLS_OF_DEVICE_MAX = 4;
-/** After a stop clients are asked back at this pace, from the first second on, over a minute at the most. */
-const RETURNS_PER_SECOND = 250;
-const RETURN_SECONDS_MIN = 2;
-const RETURN_SPREAD_SECONDS_MAX = 60;
 
 /** Which bound kept a poll from being parked. */
 export type ParkRefusal = 'server' | 'device' | 'stopping';
@@ -102,8 +99,8 @@ export class ParkedPolls {
   close(): void {
     this.#isStopping = true;
     clearImmediate(this.#turn);
-    const spreadSeconds = Math.min(Math.ceil(this.#byId.size / RETURNS_PER_SECOND), RETURN_SPREAD_SECONDS_MAX);
-    this.#endAll((at) => ({ why: 'stopping', retrySeconds: RETURN_SECONDS_MIN + (at % Math.max(1, spreadSeconds)) }));
+    const count = this.#byId.size;
+    this.#endAll((at) => ({ why: 'stopping', retrySeconds: returnSeconds(at, count) }));
     this.#deadlines.close();
   }
 

@@ -1,7 +1,6 @@
 import { Type } from 'typebox';
 import type { Api, ApiParts } from '../api-parts.ts';
 import { deviceAuth, deviceOf } from '../auth-device.ts';
-import { identify } from '../identify.ts';
 import { BY_DEVICE, guardedProblems, TAGS } from '../openapi.ts';
 import type { DeviceStreams } from '../stream/device-streams.ts';
 
@@ -9,7 +8,7 @@ import type { DeviceStreams } from '../stream/device-streams.ts';
 const lastEventIdSchema = Type.Optional(Type.String({ maxLength: 512 }));
 
 export function deviceEventsRoutes(app: Api, parts: ApiParts, streams: DeviceStreams): void {
-  const { dispatcher, pull } = parts;
+  const { dispatcher } = parts;
   app.get(
     '/v1/device/events',
     {
@@ -47,10 +46,8 @@ export function deviceEventsRoutes(app: Api, parts: ApiParts, streams: DeviceStr
       try {
         // Browsers send an empty one after a stream without ids.
         if (lastEventId !== undefined && lastEventId !== '') {
-          await pull.confirmThrough(device, lastEventId, header === undefined ? 'query.lastEventId' : 'Last-Event-ID');
+          await streams.confirm(device, lastEventId, header === undefined ? 'query.lastEventId' : 'Last-Event-ID');
           streams.assertRoom();
-          // The token may have been withdrawn meanwhile.
-          identify(parts, request.headers.authorization);
         }
         reply.hijack();
         if (!reply.raw.destroyed) streams.open(device, reply.raw);

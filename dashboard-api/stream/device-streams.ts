@@ -1,4 +1,5 @@
 import type { ServerResponse } from 'node:http';
+import { returnSeconds } from '../../broker/return-pace.ts';
 import { SECOND_MS } from '../../devices/clock.ts';
 import type { Device } from '../../devices/device.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
@@ -11,11 +12,8 @@ export const DEVICE_STREAMS_MAX = 10_000;
 /** A device whose connection died unseen opens another; the oldest gives way. */
 export const STREAMS_OF_DEVICE_MAX = 2;
 const RETRY_SECONDS = 30;
-/** After a stop clients are asked back at this pace, over a minute at the most. */
-const RETURNS_PER_SECOND = 250;
-const RETURN_SECONDS_MIN = 2;
-const RETURN_SPREAD_SECONDS_MAX = 60;
 
+type Opening = { readonly deviceId: string; isWithdrawn: boolean };
 type Parts = Pick<ApiParts, 'dispatcher' | 'notifier' | 'ledger' | 'pull' | 'presence' | 'registry'>;
 
 export class DeviceStreams {
@@ -24,12 +22,15 @@ export class DeviceStreams {
   /** In the order of their opening. */
   readonly #streams = new Set<DeviceStream>();
   readonly #ofDevice = new Map<string, DeviceStream[]>();
+  /** About to open. */
+  readonly #openings = new Set<Opening>();
   #beats: NodeJS.Timeout | undefined;
 
   constructor(parts: Parts, streamsMax: number = DEVICE_STREAMS_MAX) {
     this.#parts = parts;
     this.#streamsMax = streamsMax;
     parts.registry.onCredentialGone((deviceId) => {
+      for (const opening of this.#openings) if (opening.deviceId === deviceId) opening.isWithdrawn = true;
       for (const stream of [...(this.#ofDevice.get(deviceId) ?? [])]) this.#end(stream, 'the token was withdrawn');
     });
   }
@@ -44,6 +45,21 @@ export class DeviceStreams {
     throw new DownlinkError('too_many_streams', `${this.#streamsMax} streams of devices are open, as many as the server allows`, {
       retryAfterSeconds: RETRY_SECONDS,
     });
+  }
+
+  /**
+   * Confirms what the device has, before `open`. Throws `invalid_cursor`, `storage_unavailable`, and `unauthorized` when the token was withdrawn
+   * meanwhile. `at` names where the id was given.
+   */
+  async confirm(device: Device, lastEventId: string, at: string): Promise<void> {
+    const opening = { deviceId: device.id, isWithdrawn: false };
+    this.#openings.add(opening);
+    try {
+      await this.#parts.pull.confirmThrough(device, lastEventId, at);
+    } finally {
+      this.#openings.delete(opening);
+    }
+    if (opening.isWithdrawn) throw new DownlinkError('unauthorized', 'the token was withdrawn');
   }
 
   /** From now on the device's commands go out on this response, which is nobody else's any more. */
@@ -74,9 +90,9 @@ export class DeviceStreams {
   /** Ends all. What they had not confirmed stays as it is recorded; the next start takes it back. */
   close(): void {
     clearInterval(this.#beats);
-    const spreadSeconds = Math.min(Math.ceil(this.#streams.size / RETURNS_PER_SECOND), RETURN_SPREAD_SECONDS_MAX);
+    const count = this.#streams.size;
     for (const [at, stream] of [...this.#streams].entries()) {
-      stream.close('the server is stopping', (RETURN_SECONDS_MIN + (at % Math.max(1, spreadSeconds))) * SECOND_MS);
+      stream.close('the server is stopping', returnSeconds(at, count) * SECOND_MS);
     }
     this.#streams.clear();
     this.#ofDevice.clear();

@@ -1,6 +1,7 @@
 import type { ServerResponse } from 'node:http';
 import type { LiveEvent, LiveEvents, LiveEventType, NumberedEvent } from '../../broker/live-events.ts';
 import { isAlert } from '../../devices/presence.ts';
+import { beginEventStream, RETRY_MS, STUCK_BEATS_MAX } from './event-stream.ts';
 import { commentText, placeText, resetText, type ResetReason } from './stream-text.ts';
 
 /**
@@ -23,8 +24,6 @@ export type StreamFilter = {
 /** What may wait in the socket before the stream falls behind. */
 const BACKLOG_BYTES_MAX = 256 * 1024;
 const CATCH_UP_EVENTS_MAX = 512;
-/** A client that reads nothing for so many beats is gone. */
-const STUCK_BEATS_MAX = 4;
 
 type Mode = 'live' | 'behind' | 'closed';
 
@@ -54,12 +53,8 @@ export class LiveStream {
 
   /** Begins, after the last event the client has seen if it says which. */
   open(lastEventId: string | undefined): void {
-    this.#response.writeHead(200, {
-      'content-type': 'text/event-stream; charset=utf-8',
-      'cache-control': 'no-store, no-transform',
-      'x-accel-buffering': 'no',
-    });
-    this.#pending = 'retry: 3000\n';
+    beginEventStream(this.#response);
+    this.#pending = `retry: ${RETRY_MS}\n`;
     if (lastEventId === undefined) {
       this.#pending += placeText(this.#id(this.#sequence));
       this.#flush();
