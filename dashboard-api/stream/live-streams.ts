@@ -1,5 +1,7 @@
 import type { ServerResponse } from 'node:http';
 import type { LiveEvents, NumberedEvent } from '../../broker/live-events.ts';
+import type { OperatorAccess } from '../../broker/registry/operator-access.ts';
+import type { Operator } from '../../broker/registry/operator.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import { BEAT_MS } from './event-stream.ts';
 import { LiveStream, type StreamFilter } from './live-stream.ts';
@@ -11,13 +13,15 @@ const RETRY_SECONDS = 30;
 
 export class LiveStreams {
   readonly #events: LiveEvents;
+  readonly #access: OperatorAccess;
   readonly #streams = new Set<LiveStream>();
   #stop: (() => void) | undefined;
   /** The event written last as text: streams mostly write the same one. */
   #last: { sequence: number; text: string } = { sequence: -1, text: '' };
 
-  constructor(events: LiveEvents) {
+  constructor(events: LiveEvents, access: OperatorAccess) {
     this.#events = events;
+    this.#access = access;
   }
 
   get size(): number {
@@ -32,28 +36,25 @@ export class LiveStreams {
     });
   }
 
-  open(response: ServerResponse, options: { keyId: string; filter: StreamFilter; lastEventId: string | undefined }): void {
-    const { keyId, filter, lastEventId } = options;
+  open(response: ServerResponse, options: { operator: Operator; filter: StreamFilter; lastEventId: string | undefined }): void {
+    const { operator, filter, lastEventId } = options;
     const stream = new LiveStream(response, {
-      keyId,
+      keyId: operator.id,
       events: this.#events,
       filter,
       textOf: (numbered) => this.#textOf(numbered),
     });
     this.#streams.add(stream);
     this.#start();
+    const release = this.#access.watch(operator, (why) => stream.close(why));
     response.once('close', () => {
+      release();
       stream.close('closed');
       this.#streams.delete(stream);
       if (this.#streams.size === 0) this.#stop?.();
     });
     response.on('error', () => response.destroy());
     stream.open(lastEventId);
-  }
-
-  /** Ends the streams of a key that was revoked. */
-  cut(keyId: string): void {
-    for (const stream of this.#streams) if (stream.keyId === keyId) stream.close('the key was revoked');
   }
 
   close(): void {
