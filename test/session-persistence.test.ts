@@ -41,6 +41,7 @@ async function openState(folder?: string): Promise<{ state: LevelState; folder: 
 
 describe("aedes-persistence's suite", () => {
   const run = (name: string, body: (t: Context) => Promise<void>): void => {
+    // oxlint-disable-next-line vitest/valid-title
     test(name, async () => {
       let planned: number | undefined;
       let made = 0;

@@ -5,7 +5,6 @@ import type { GivenPacket, StoredPacket } from './stored-packet.ts';
 
 /** QoS 2 messages that programs sent and are yet to release: one that comes again is the same message [MQTT-4.3.3-2], after a restart as well. */
 const PREFIX = 'mqtt/inbound/';
-const NOTHING = Promise.resolve();
 
 export class InboundMessages {
   readonly #state: State;
@@ -32,10 +31,11 @@ export class InboundMessages {
     return this.#messages.get(clientId)?.get(messageId);
   }
 
-  store(clientId: string, messageId: number, given: GivenPacket): Promise<void> {
+  /** The promise of its durability, where there is something to wait for. */
+  store(clientId: string, messageId: number, given: GivenPacket): Promise<void> | undefined {
     const packet = { ...storedPacket(given), messageId };
     this.#of(clientId).set(messageId, packet);
-    if (!this.#isKept(clientId)) return NOTHING;
+    if (!this.#isKept(clientId)) return undefined;
     return this.#state.commit([{ put: keyOf(clientId, messageId), value: packetText(packet) }], []);
   }
 
@@ -50,13 +50,13 @@ export class InboundMessages {
   /** Undefined when there is none. Otherwise the id is durably free when it resolves. */
   release(clientId: string, messageId: number): Promise<void> | undefined {
     if (!this.discard(clientId, messageId)) return undefined;
-    return this.#isKept(clientId) ? this.#state.commit([{ del: keyOf(clientId, messageId) }], []) : NOTHING;
+    return this.#isKept(clientId) ? this.#state.commit([{ del: keyOf(clientId, messageId) }], []) : Promise.resolve();
   }
 
-  forget(clientId: string): Promise<void> {
+  forget(clientId: string): Promise<void> | undefined {
     const ids = [...(this.#messages.get(clientId)?.keys() ?? [])];
     this.#messages.delete(clientId);
-    if (ids.length === 0) return NOTHING;
+    if (ids.length === 0 || !this.#isKept(clientId)) return undefined;
     return this.#state.commit(
       ids.map((messageId) => ({ del: keyOf(clientId, messageId) })),
       [],

@@ -8,7 +8,13 @@ import type { GivenPacket, StoredPacket } from './stored-packet.ts';
  * What waits for each program with QoS 1 or 2, until it is acknowledged. A message gets its message id when it is queued, in the same commit, so
  * that it goes out with the same one after a crash as well [MQTT-4.4.0-1]; how far a queue was sent is written with whatever is written next.
  */
-export type Outgoing = { readonly seq: number; packet: StoredPacket; readonly bytes: number };
+export type Outgoing = {
+  readonly seq: number;
+  readonly bytes: number;
+  packet: StoredPacket;
+  /** It may go out. */
+  isDurable: boolean;
+};
 
 type Queue = {
   readonly entries: Map<number, Outgoing>;
@@ -23,7 +29,6 @@ const QUEUE = 'mqtt/queue/';
 const SENT = 'mqtt/sent/';
 const SEQ_DIGITS = 16;
 const MESSAGE_ID_MAX = 65_535;
-const NOTHING = Promise.resolve();
 
 export class OutgoingQueues {
   readonly #state: State;
@@ -46,7 +51,7 @@ export class OutgoingQueues {
     for await (const [key, kept] of valuesUnder<StoredPacket & { payload: string }>(this.#state, QUEUE)) {
       const [client = '', seq] = key.slice(QUEUE.length).split('/');
       const packet = packetFrom(kept);
-      this.#put(this.#queueOf(textOfKeyPart(client)), { seq: Number(seq), packet, bytes: packetBytes(packet) });
+      this.#put(this.#queueOf(textOfKeyPart(client)), { seq: Number(seq), packet, bytes: packetBytes(packet), isDurable: true });
     }
     for await (const [key, sentThrough] of valuesUnder<number>(this.#state, SENT)) {
       const queue = this.#queueOf(textOfKeyPart(key.slice(SENT.length)));
@@ -76,22 +81,28 @@ export class OutgoingQueues {
     return seq <= (this.#queues.get(clientId)?.sentThrough ?? 0);
   }
 
-  /** The entry, with a message id where one is wanted, and the promise of its durability; undefined when a bound leaves no room for it. */
+  /**
+   * The entry, with a message id where one is wanted, and the promise of its durability where there is something to wait for; undefined when a
+   * bound leaves no room for it.
+   */
   enqueue(
     clientId: string,
     given: GivenPacket,
     { withMessageId = false } = {},
-  ): { entry: Outgoing; durable: Promise<void> } | undefined {
+  ): { entry: Outgoing; durable: Promise<void> | undefined } | undefined {
     const packet = storedPacket(given);
     const bytes = packetBytes(packet);
     const queue = this.#queueOf(clientId);
     const changes: Change[] = [];
     if (!this.#makeRoom(clientId, queue, bytes, changes)) return undefined;
     if (withMessageId) packet.messageId = nextMessageId(queue);
-    const entry: Outgoing = { seq: queue.lastSeq + 1, packet, bytes };
+    const entry: Outgoing = { seq: queue.lastSeq + 1, packet, bytes, isDurable: !this.#isKept(clientId) };
     this.#put(queue, entry);
     changes.push({ put: keyOf(clientId, entry.seq), value: () => packetText(entry.packet) });
-    return { entry, durable: this.#commit(clientId, changes) };
+    const durable = this.#commit(clientId, changes)?.then(() => {
+      entry.isDurable = true;
+    });
+    return { entry, durable };
   }
 
   /** As if it had never been queued: its commit failed. */
@@ -137,13 +148,13 @@ export class OutgoingQueues {
     return undefined;
   }
 
-  forget(clientId: string): Promise<void> {
+  forget(clientId: string): Promise<void> | undefined {
     const queue = this.#queues.get(clientId);
-    if (queue === undefined) return NOTHING;
+    if (queue === undefined) return undefined;
     this.#queues.delete(clientId);
     const seqs = [...queue.entries.keys()];
     for (const seq of seqs) this.#take(queue, seq);
-    if (seqs.length === 0 && queue.sentThrough === 0) return NOTHING;
+    if (!this.#isKept(clientId) || (seqs.length === 0 && queue.sentThrough === 0)) return undefined;
     return this.#state.commit([{ del: SENT + keyPart(clientId) }, ...seqs.map((seq) => ({ del: keyOf(clientId, seq) }))], []);
   }
 
@@ -162,8 +173,8 @@ export class OutgoingQueues {
     return true;
   }
 
-  #commit(clientId: string, changes: readonly Change[]): Promise<void> {
-    return this.#isKept(clientId) ? this.#state.commit(changes, []) : NOTHING;
+  #commit(clientId: string, changes: readonly Change[]): Promise<void> | undefined {
+    return this.#isKept(clientId) ? this.#state.commit(changes, []) : undefined;
   }
 
   #queueOf(clientId: string): Queue {

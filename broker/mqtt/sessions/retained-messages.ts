@@ -6,7 +6,6 @@ import { keyPart, packetBytes, packetFrom, packetText, type GivenPacket, type St
 
 /** The last retained message of each topic, in memory and in State. */
 const PREFIX = 'mqtt/retained/';
-const NOTHING = Promise.resolve();
 
 export class RetainedMessages {
   readonly #state: State;
@@ -46,11 +45,11 @@ export class RetainedMessages {
     return this.#topics.ofFilter(filter);
   }
 
-  /** Resolves when durable. An empty payload takes the topic's message away [MQTT-3.3.1-10]. */
-  store(packet: GivenPacket): Promise<void> {
+  /** The promise of its durability, where anything changes. An empty payload takes the topic's message away [MQTT-3.3.1-10]. */
+  store(packet: GivenPacket): Promise<void> | undefined {
     const { topic = '', payload = '' } = packet;
     const change = payload.length === 0 ? this.#remove(topic) : this.#replace(topic, packet);
-    return change === undefined ? NOTHING : this.#state.commit([change], []);
+    return change && this.#state.commit([change], []);
   }
 
   #remove(topic: string): Change | undefined {

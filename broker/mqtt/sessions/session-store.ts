@@ -98,23 +98,22 @@ export class SessionStore {
   }
 
   /** Begins a session that ends with its connection, in place of any other of the client [MQTT-3.1.2-6]. */
-  begin(clientId: string): Promise<unknown> {
+  begin(clientId: string): Promise<void> {
     const gone = this.forget(clientId);
     this.#transient.add(clientId);
     return gone;
   }
 
   /** The end of a session: subscriptions, queue and what is half received. Its will is another matter. */
-  forget(clientId: string): Promise<unknown> {
+  async forget(clientId: string): Promise<void> {
     const wasKept = this.#sessions.delete(clientId);
     this.subscriptions.removeAll(clientId);
-    const gone = [
-      this.queues.forget(clientId),
-      this.inbound.forget(clientId),
-      wasKept ? this.#state.commit([{ del: PREFIX + keyPart(clientId) }], []) : undefined,
-    ];
+    const queue = this.queues.forget(clientId);
+    const inbound = this.inbound.forget(clientId);
     this.#transient.delete(clientId);
-    return Promise.all(gone);
+    const session = wasKept ? this.#state.commit([{ del: PREFIX + keyPart(clientId) }], []) : undefined;
+    // Commits of one turn become durable together.
+    await (session ?? queue ?? inbound);
   }
 
   /** Forgets sessions that nobody came back to; `isOnline` ones stay. */

@@ -10,8 +10,10 @@ export type Subscribed = {
 };
 export type ClientSubscription = Subscribed & { readonly clientId: string };
 
+type Held = { readonly given: Subscribed; readonly subscribed: ClientSubscription };
+
 export class Subscriptions {
-  readonly #byClient = new Map<string, Map<string, ClientSubscription>>();
+  readonly #byClient = new Map<string, Map<string, Held>>();
   readonly #byTopic = new TopicTree<ClientSubscription>();
   #withQos = 0;
 
@@ -26,17 +28,18 @@ export class Subscriptions {
   }
 
   add(clientId: string, subscription: Subscribed): void {
-    const subscribed: ClientSubscription = { clientId, ...subscription };
+    const given = { ...subscription };
+    const subscribed: ClientSubscription = { clientId, ...given };
     this.remove(clientId, subscription.topic);
-    const own = this.#byClient.get(clientId) ?? new Map<string, ClientSubscription>();
-    this.#byClient.set(clientId, own.set(subscription.topic, subscribed));
+    const own = this.#byClient.get(clientId) ?? new Map<string, Held>();
+    this.#byClient.set(clientId, own.set(subscription.topic, { given, subscribed }));
     this.#byTopic.add(subscription.topic, subscribed);
     if (subscribed.qos > 0) this.#withQos += 1;
   }
 
   remove(clientId: string, topic: string): void {
     const own = this.#byClient.get(clientId);
-    const subscribed = own?.get(topic);
+    const subscribed = own?.get(topic)?.subscribed;
     if (own === undefined || subscribed === undefined) return;
     own.delete(topic);
     if (own.size === 0) this.#byClient.delete(clientId);
@@ -49,7 +52,7 @@ export class Subscriptions {
   }
 
   of(clientId: string): Subscribed[] {
-    return [...(this.#byClient.get(clientId)?.values() ?? [])].map(({ clientId: _, ...subscribed }) => subscribed);
+    return [...(this.#byClient.get(clientId)?.values() ?? [])].map(({ given }) => given);
   }
 
   count(clientId: string): number {
