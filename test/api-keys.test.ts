@@ -2,7 +2,16 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { expectProblem, keyFor } from './api-support.ts';
 import { LiveServer } from './live-server.ts';
 
-type Key = { id: string; name: string; role: string; createdAt: string };
+type Key = {
+  id: string;
+  name: string;
+  role: string;
+  createdAt: string;
+  expiresAt?: string;
+  lastUsedAt?: string;
+  lastUsedFrom?: string;
+  mqtt?: unknown;
+};
 
 let server: LiveServer;
 
