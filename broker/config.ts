@@ -1,4 +1,6 @@
 import { resolve } from 'node:path';
+import { BOUND_VARIABLES, readBounds, type Bounds } from './bounds.ts';
+import { readTrustedProxies } from './config-proxies.ts';
 import { OIDC_VARIABLES, readOidc, type OidcConfig } from './config-oidc.ts';
 
 /** The configuration: read once from the environment, checked, frozen. What it does not know or cannot use stops the start. */
@@ -13,6 +15,9 @@ export type Config = {
   readonly adminKey: string | undefined;
   readonly logLevel: LogLevel;
   readonly journalBytesMax: number;
+  readonly bounds: Bounds;
+  /** Addresses and networks of proxies whose `X-Forwarded-For` is believed. */
+  readonly trustedProxies: readonly string[];
 };
 
 export type InfluxConfig =
@@ -47,6 +52,8 @@ const VARIABLES = [
   ...OIDC_VARIABLES,
   'DOWNLINK_LOG_LEVEL',
   'DOWNLINK_JOURNAL_MAX_BYTES',
+  'DOWNLINK_TRUST_PROXY',
+  ...BOUND_VARIABLES,
 ] as const;
 type Variable = (typeof VARIABLES)[number];
 
@@ -73,6 +80,8 @@ export function readConfig(environment: Environment): Config {
     adminKey: adminKey(read('DOWNLINK_ADMIN_KEY')),
     logLevel: logLevel(read('DOWNLINK_LOG_LEVEL')),
     journalBytesMax: journalBytesMax(read('DOWNLINK_JOURNAL_MAX_BYTES')),
+    bounds: readBounds(read, fail),
+    trustedProxies: readTrustedProxies(read('DOWNLINK_TRUST_PROXY'), fail),
   });
 }
 

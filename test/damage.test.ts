@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ClassicLevel } from 'classic-level';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { DEFAULT_BOUNDS } from '../broker/bounds.ts';
 import { StartError } from '../broker/data-folder.ts';
 import { openLevel } from '../broker/store/level/open-level.ts';
 import { LevelState } from '../broker/store/level/level-state.ts';
@@ -68,6 +69,8 @@ async function startOn(dataDir: string): Promise<Server> {
     adminKey: ADMIN_KEY,
     logLevel: 'silent',
     journalBytesMax: 64 * 1024 * 1024,
+    bounds: DEFAULT_BOUNDS,
+    trustedProxies: [],
   });
 }
 

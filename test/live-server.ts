@@ -2,6 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import mqtt, { type IClientOptions, type MqttClient } from 'mqtt';
+import { DEFAULT_BOUNDS } from '../broker/bounds.ts';
 import type { Config } from '../broker/config.ts';
 import type { Clock } from '../devices/clock.ts';
 import { startServer, type Server } from '../server.ts';
@@ -9,22 +10,31 @@ import { startServer, type Server } from '../server.ts';
 /** A whole server on free ports with a folder of its own, and the two clients that tests speak to it with: HTTP and MQTT. */
 export const ADMIN_KEY = 'test-admin-key-0123456789';
 
+type Starter = (config: Config, clock: Clock) => Promise<Server>;
+
 export type Answer<T = Record<string, unknown>> = { readonly status: number; readonly headers: Headers; readonly body: T };
 
 export class LiveServer {
   readonly dataDir: string;
   readonly #config: Config;
   readonly #clock: Clock;
+  readonly #starter: Starter;
   #server: Server;
 
-  private constructor(dataDir: string, config: Config, clock: Clock, server: Server) {
+  private constructor(dataDir: string, config: Config, clock: Clock, starter: Starter, server: Server) {
     this.dataDir = dataDir;
     this.#config = config;
     this.#clock = clock;
+    this.#starter = starter;
     this.#server = server;
   }
 
-  static async start(overrides: Partial<Config> = {}, clock: Clock = { now: () => Date.now() }): Promise<LiveServer> {
+  /** `starter` may start it in another process. */
+  static async start(
+    overrides: Partial<Config> = {},
+    clock: Clock = { now: () => Date.now() },
+    starter: Starter = startServer,
+  ): Promise<LiveServer> {
     const dataDir = await mkdtemp(join(tmpdir(), 'downlink-test-'));
     const config: Config = {
       host: '127.0.0.1',
@@ -36,9 +46,11 @@ export class LiveServer {
       adminKey: ADMIN_KEY,
       logLevel: 'silent',
       journalBytesMax: 64 * 1024 * 1024,
+      bounds: DEFAULT_BOUNDS,
+      trustedProxies: [],
       ...overrides,
     };
-    return new LiveServer(dataDir, config, clock, await startServer(config, clock));
+    return new LiveServer(dataDir, config, clock, starter, await starter(config, clock));
   }
 
   get url(): string {
@@ -53,7 +65,7 @@ export class LiveServer {
   async restart(meanwhile: () => void = () => {}): Promise<void> {
     await this.#server.close();
     meanwhile();
-    this.#server = await startServer(this.#config, this.#clock);
+    this.#server = await this.#starter(this.#config, this.#clock);
   }
 
   /** Stops in good order; the folder stays until close. */

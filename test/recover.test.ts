@@ -2,6 +2,7 @@ import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ArgumentError, readArguments } from '../broker/arguments.ts';
+import { DEFAULT_BOUNDS } from '../broker/bounds.ts';
 import type { Config, InfluxConfig } from '../broker/config.ts';
 import { StartError, stateFolder } from '../broker/data-folder.ts';
 import { recoveryReport } from '../broker/recover.ts';
@@ -47,6 +48,8 @@ function recovers(history: string, influxOf: () => InfluxConfig): void {
       adminKey: ADMIN_KEY,
       logLevel: 'silent',
       journalBytesMax: 64 * 1024 * 1024,
+      bounds: DEFAULT_BOUNDS,
+      trustedProxies: [],
     };
     let server: Server | undefined;
     await live.stop();
@@ -137,6 +140,8 @@ describe.skipIf(isMissing('influxd'))('with InfluxDB', () => {
         adminKey: ADMIN_KEY,
         logLevel: 'silent',
         journalBytesMax: 2e6,
+        bounds: DEFAULT_BOUNDS,
+        trustedProxies: [],
       },
       undefined,
       { recover: true },
