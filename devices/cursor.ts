@@ -41,7 +41,7 @@ export function cursorText(owner: CursorOwner, { way, after, through }: Cursor, 
   for (const [first, name] of WAYS) if (name === way) octets[0] = first;
   writeNumber(octets, 1, after);
   writeNumber(octets, 1 + NUMBER_BYTES, through);
-  octets.set(sealOf(owner, octets.subarray(0, PLACE_BYTES), digest), PLACE_BYTES);
+  octets.set(sealOf(owner, { way, after, through }, digest), PLACE_BYTES);
   return octets.toString('base64url');
 }
 
@@ -49,12 +49,12 @@ export function cursorText(owner: CursorOwner, { way, after, through }: Cursor, 
 export function cursorOfText(owner: CursorOwner, text: string, digest: CursorDigest, at: string): Cursor {
   if (!FORM.test(text)) throw wrongCursor('is none of ours', at);
   const octets = Buffer.from(text, 'base64url');
-  const place = octets.subarray(0, PLACE_BYTES);
   const way = WAYS.get(octets[0] ?? 0);
-  if (way === undefined || !timingSafeEqual(sealOf(owner, place, digest), octets.subarray(PLACE_BYTES))) {
+  const cursor = way && { way, after: readNumber(octets, 1), through: readNumber(octets, 1 + NUMBER_BYTES) };
+  if (cursor === undefined || !timingSafeEqual(sealOf(owner, cursor, digest), octets.subarray(PLACE_BYTES))) {
     throw wrongCursor('is none that this device was given here', at);
   }
-  return { way, after: readNumber(octets, 1), through: readNumber(octets, 1 + NUMBER_BYTES) };
+  return cursor;
 }
 
 /** The refusal of a cursor, which tells how to go on. */
@@ -63,8 +63,8 @@ export function wrongCursor(why: string, at: string): DownlinkError {
   return new DownlinkError('invalid_cursor', message, { at });
 }
 
-function sealOf({ id, createdAt }: CursorOwner, place: Buffer, digest: CursorDigest): Uint8Array {
-  return digest(`cursor ${id} ${createdAt} ${place.toString('hex')}`).subarray(0, DIGEST_BYTES);
+function sealOf({ id, createdAt }: CursorOwner, { way, after, through }: Cursor, digest: CursorDigest): Uint8Array {
+  return digest(`cursor ${id} ${createdAt} ${way} ${after} ${through}`).subarray(0, DIGEST_BYTES);
 }
 
 /** Numbers up to 2^53: 4 octets of the upper part are never needed. */
