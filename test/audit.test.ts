@@ -3,9 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { Audit, AUDIT_KEPT_DAYS, type AuditAction } from '../broker/audit.ts';
-import { LevelHistory } from '../broker/store/level/level-history.ts';
 import { LevelState } from '../broker/store/level/level-state.ts';
-import { auditLine } from '../broker/store/line-protocol.ts';
 import { expectProblem, keyFor } from './api-support.ts';
 import { LiveServer, TestClock } from './live-server.ts';
 
@@ -196,25 +194,4 @@ describe('the audit log in State', () => {
     await later.write(later.entryOf(deed('key.create', 'b')));
     expect(await targets(later)).toEqual(['b', 'a2', 'a1', 'a0']);
   });
-});
-
-test('the embedded History takes rows of the audit log, whatever is in their texts', async () => {
-  const folder = await mkdtemp(join(tmpdir(), 'downlink-audit-'));
-  const history = await LevelHistory.open(folder, () => {});
-  try {
-    const row = {
-      action: 'key.create',
-      actorKind: 'key',
-      outcome: 'done',
-      actor: 'a"b\\c,d e=f',
-      actorName: 'new\nline\u0000',
-      target: 't',
-      details: { text: '"\\\n,= ' },
-    };
-    const lines = `${auditLine(row, '1767225600000000000')}\n${auditLine(row, '1767225600000001000')}\n`;
-    expect(await history.append(Buffer.from(lines))).toEqual([]);
-  } finally {
-    await history.close();
-    await rm(folder, { recursive: true, force: true });
-  }
 });

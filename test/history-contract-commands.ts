@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { type History } from '../broker/store/history.ts';
-import { commandEventLine, commandLine, telemetryLine } from '../broker/store/line-protocol.ts';
+import { auditLine, commandEventLine, commandLine, telemetryLine } from '../broker/store/line-protocol.ts';
 import type { Command } from '../devices/command.ts';
 import { ALWAYS, append, commandOf, newDevice, newId, OpenHistory, T, WEEK, type HistoryHarness } from './history-fixtures.ts';
 
@@ -8,6 +8,23 @@ import { ALWAYS, append, commandOf, newDevice, newId, OpenHistory, T, WEEK, type
 export function commandsContract(name: string, harness: HistoryHarness): void {
   describe(`${name}: commands and the store`, () => {
     const store = new OpenHistory(harness);
+
+    test('rows of the audit log are taken, whatever is in their texts', async () => {
+      const row = {
+        action: 'key.create',
+        actorKind: 'key',
+        outcome: 'done',
+        actor: 'a"b\\c,d e=f',
+        actorName: 'new\nline, "x"',
+        target: '',
+        from: '::1',
+        details: { text: '"\\\n,= ', n: 1 },
+      };
+      const device = newDevice();
+      const lines = [auditLine(row, String(T)), auditLine({ ...row, details: undefined }, String(T + 1n))];
+      expect(await append(store.history, ...lines, telemetryLine(device, { x: 1 }, String(T)))).toEqual([]);
+      expect(await store.valuesOf(device, 'x')).toEqual([1]);
+    });
 
     describe('commands', () => {
       const list = (changes: Partial<Parameters<History['commands']>[0]>): Promise<Command[]> =>
