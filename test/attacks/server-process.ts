@@ -1,0 +1,98 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { join } from 'node:path';
+import type { Config } from '../../broker/config.ts';
+import type { Server } from '../../server.ts';
+
+/** The compiled server as a process of its own: what an attacker makes it do costs neither the attacker nor whoever measures. */
+const PROGRAM = join(import.meta.dirname, '../../dist/main.js');
+const START_MS_MAX = 60_000;
+const MIB = 1024 ** 2;
+/** Answers each message with the memory in use, once what is garbage is gone. */
+const PROBE =
+  'data:text/javascript,process.on("message",()=>{gc();gc();process.send(process.memoryUsage())});process.channel.unref()';
+
+export class ServerProcess {
+  readonly #env: Readonly<Record<string, string>>;
+  #child: ChildProcess | undefined;
+  #printed: string[] = [];
+
+  constructor(env: Readonly<Record<string, string>> = {}) {
+    this.#env = env;
+    process.once('exit', () => this.#child?.kill('SIGKILL'));
+  }
+
+  /** All that its runs printed: the banner, then log lines. */
+  get printed(): string {
+    return this.#printed.join('');
+  }
+
+  get isRunning(): boolean {
+    return this.#child?.exitCode === null && this.#child.signalCode === null;
+  }
+
+  /** MiB of the heap in use after a collection, and of the process. */
+  async memory(): Promise<{ heap: number; resident: number }> {
+    const child = this.#child;
+    if (child === undefined || !this.isRunning) throw new Error(`the server is gone: ${this.printed.slice(-2_000)}`);
+    const answer = once(child, 'message') as Promise<[NodeJS.MemoryUsage]>;
+    child.send('memory');
+    const [{ heapUsed, arrayBuffers, rss }] = await answer;
+    return { heap: (heapUsed + arrayBuffers) / MIB, resident: rss / MIB };
+  }
+
+  /** What `LiveServer.start` takes in place of `startServer`. */
+  readonly start = async (config: Config): Promise<Server> => {
+    const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith('DOWNLINK_'));
+    const child = spawn(process.execPath, ['--expose-gc', '--import', PROBE, PROGRAM], {
+      env: { ...Object.fromEntries(inherited), ...environmentOf(config), ...this.#env },
+      stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+    });
+    this.#child = child;
+    const exited = once(child, 'exit');
+    let banner = '';
+    const ready = new Promise<{ mqttPort: number; httpPort: number }>((resolve, reject) => {
+      const take = (chunk: Buffer): void => {
+        this.#printed.push(chunk.toString());
+        if (banner === 'read') return;
+        banner += chunk.toString();
+        const mqtt = /mqtt:\/\/[^:]+:(\d+)/.exec(banner)?.[1];
+        const http = /http:\/\/[^:]+:(\d+)\/docs/.exec(banner)?.[1];
+        if (mqtt === undefined || http === undefined) return;
+        banner = 'read';
+        resolve({ mqttPort: Number(mqtt), httpPort: Number(http) });
+      };
+      child.stdout?.on('data', take);
+      child.stderr?.on('data', take);
+      child.once('exit', () => reject(new Error(`the server did not start: ${banner}`)));
+      setTimeout(() => reject(new Error(`the server was not ready in time: ${banner}`)), START_MS_MAX).unref();
+    });
+    const { mqttPort, httpPort } = await ready;
+    let closing: Promise<void> | undefined;
+    return {
+      mqttPort,
+      httpPort,
+      adminKey: config.adminKey,
+      isFirstStart: false,
+      openCommands: 0,
+      recovered: undefined,
+      close: () => {
+        if (this.isRunning) child.kill('SIGTERM');
+        return (closing ??= exited.then(() => {}));
+      },
+    };
+  };
+}
+
+function environmentOf({ host, mqttPort, httpPort, dataDir, influx, adminKey, logLevel, journalBytesMax }: Config) {
+  return {
+    DOWNLINK_HOST: host,
+    DOWNLINK_MQTT_PORT: String(mqttPort),
+    DOWNLINK_HTTP_PORT: String(httpPort),
+    DOWNLINK_DATA_DIR: dataDir,
+    DOWNLINK_ADMIN_KEY: adminKey,
+    DOWNLINK_LOG_LEVEL: logLevel,
+    DOWNLINK_JOURNAL_MAX_BYTES: String(journalBytesMax),
+    ...(influx.enabled && { DOWNLINK_INFLUX_URL: influx.url, DOWNLINK_INFLUX_DATABASE: influx.database }),
+  };
+}
