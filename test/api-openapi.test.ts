@@ -158,9 +158,27 @@ describe('answers are as the document says', () => {
   test('on the way of a key, and of the server', async () => {
     const { key } = await ask('POST /v1/keys', '/v1/keys', { body: { name: 'n', role: 'viewer' } });
     await ask('GET /v1/keys', '/v1/keys?limit=1');
+    const mqtt = { allow: [{ filter: 'devices/+/telemetry', subscribe: true }], deny: [] };
+    const keyPath = `/v1/keys/${(key as { id: string }).id}`;
+    await ask('PATCH /v1/keys/{id}', keyPath, { body: { expiresInSeconds: 60, mqtt } });
+    await ask('PATCH /v1/keys/{id}', '/v1/keys/admin', { body: { role: 'viewer' } });
+    await ask('PATCH /v1/keys/{id}', keyPath, { body: {} });
+    await ask('GET /v1/keys', '/v1/keys');
     await ask('DELETE /v1/keys/{id}', `/v1/keys/${(key as { id: string }).id}`);
     await ask('DELETE /v1/keys/{id}', '/v1/keys/none');
     await ask('DELETE /v1/keys/{id}', '/v1/keys/admin');
+    const fleet = { name: 'f', quota: 1, labels: { a: 'b' }, idPrefix: 'm', expiresInSeconds: 60, wake: { everySeconds: 60 } };
+    const { secret, key: fleetKey } = await ask('POST /v1/fleet-keys', '/v1/fleet-keys', { body: fleet });
+    const credential = String(secret);
+    await ask('POST /v1/provision', '/v1/provision', { credential, body: { id: 'm1', name: 'M', labels: { c: 'd' } } });
+    await ask('POST /v1/provision', '/v1/provision', { credential, body: { id: 'm1' } });
+    await ask('POST /v1/provision', '/v1/provision', { credential, body: { id: 'm2' } });
+    await ask('GET /v1/fleet-keys', '/v1/fleet-keys');
+    await ask('DELETE /v1/fleet-keys/{id}', `/v1/fleet-keys/${(fleetKey as { id: string }).id}`);
+    await ask('DELETE /v1/devices/{id}/token', '/v1/devices/m1/token');
+    await ask('GET /v1/devices/{id}', '/v1/devices/m1');
+    await ask('GET /v1/audit', '/v1/audit?limit=3');
+    await ask('GET /v1/audit', '/v1/audit');
     await ask('GET /healthz', '/healthz');
     await ask('GET /readyz', '/readyz');
   });
