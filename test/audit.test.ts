@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { Audit, AUDIT_KEPT_DAYS, type AuditAction } from '../broker/audit.ts';
 import { LevelState } from '../broker/store/level/level-state.ts';
 import { expectProblem, keyFor } from './api-support.ts';
@@ -108,6 +108,31 @@ describe('the audit log of a server', () => {
     expect(found).toEqual((await audit()).entries.map(({ id: entryId }) => entryId));
     expectProblem(await server.request('GET', '/v1/audit?cursor=x'), 'invalid_cursor', 'query.cursor');
     expectProblem(await server.request('GET', '/v1/audit?from=yesterday'), 'invalid_request', 'query.from');
+  });
+
+  test('is written together with the deed, so that after a crash neither is there without the other', async () => {
+    const commits = vi.spyOn(LevelState.prototype, 'commit');
+    try {
+      await server.createDevice('pump');
+      await server.request('PATCH', '/v1/devices/pump', { body: { name: 'Pump' } });
+      await server.request('POST', '/v1/devices/pump/token');
+      await server.request('DELETE', '/v1/devices/pump/token');
+      await server.issue('pump', { name: 'start' });
+      const { id } = await keyFor(server, 'viewer');
+      await server.request('PATCH', `/v1/keys/${id}`, { body: { name: 'x' } });
+      await server.request('DELETE', `/v1/keys/${id}`);
+      const fleet = { name: 'f', quota: 1 };
+      const { body } = await server.request<{ secret: string }>('POST', '/v1/fleet-keys', { body: fleet });
+      await server.request('POST', '/v1/provision', { credential: body.secret, body: { id: 'other' } });
+      await server.request('DELETE', '/v1/devices/other');
+      const deeds = commits.mock.calls
+        .map(([changes]) => changes.map((change) => ('put' in change ? change.put : change.del)))
+        .filter((keys) => keys.some((key) => /^(device|key|fleet-key|command)\//.test(key)));
+      expect(deeds).toHaveLength(11);
+      for (const keys of deeds) expect(keys).toContainEqual(expect.stringMatching(/^audit\//));
+    } finally {
+      commits.mockRestore();
+    }
   });
 
   test('is for admins alone', async () => {
