@@ -63,25 +63,20 @@ export class AttackedServer {
     const after = await this.#memoryBack(before.heap + heapGrowthMibMax);
     process.stdout.write(`${line(name, attackMs, report, before.heap, after.heap)}\n`);
 
-    expect(this.process.isRunning, 'the server runs').toBe(true);
-    expect(report.faults, 'faults that the healthy device met').toEqual([]);
-    for (const what of ['pings', 'readings', 'commands'] as const) {
-      expect(percentile(report[what], 0.99), `p99 of the healthy device's ${what}, ms`).toBeLessThan(P99_MS_MAX);
-    }
-    expect(after.heap, 'MiB of heap after the attack').toBeLessThan(before.heap + heapGrowthMibMax);
-    expect(faultsLogged(this.process.printed), 'faults in the log').toEqual([]);
+    expectUnharmed(this.process, report);
+    expectBack(after.heap, before.heap + heapGrowthMibMax);
     return outcome;
   }
 
   async close(): Promise<void> {
-    this.#worker.postMessage('end');
+    this.#worker.postMessage('end', []);
     await this.#worker.terminate();
     await this.live.close();
   }
 
   async #ask(what: 'begin' | 'report'): Promise<HealthyReport> {
     const answer = once(this.#worker, 'message') as Promise<[HealthyReport]>;
-    this.#worker.postMessage(what);
+    this.#worker.postMessage(what, []);
     const [report] = await answer;
     return report;
   }
@@ -94,6 +89,19 @@ export class AttackedServer {
       await new Promise((resolve) => setTimeout(resolve, 200));
     }
   }
+}
+
+function expectUnharmed(server: ServerProcess, report: HealthyReport): void {
+  expect(server.isRunning, 'the server runs').toBe(true);
+  expect(report.faults, 'faults that the healthy device met').toEqual([]);
+  for (const what of ['pings', 'readings', 'commands'] as const) {
+    expect(percentile(report[what], 0.99), `p99 of the healthy device's ${what}, ms`).toBeLessThan(P99_MS_MAX);
+  }
+  expect(faultsLogged(server.printed), 'faults in the log').toEqual([]);
+}
+
+function expectBack(heapMib: number, heapMibMax: number): void {
+  expect(heapMib, 'MiB of heap after the attack').toBeLessThan(heapMibMax);
 }
 
 /** The log lines at level error and above, and whatever was printed that is no log line after the first one was. */

@@ -136,9 +136,9 @@ parentPort?.on('message', (asked: 'begin' | 'report' | 'end') => {
     parentPort?.close();
     return;
   }
-  parentPort?.postMessage(report);
+  parentPort?.postMessage(report, []);
 });
-parentPort?.postMessage(report);
+parentPort?.postMessage(report, []);
 void ping();
 void measure();
 void command();
