@@ -3,7 +3,7 @@ import type { AddressInfo } from 'node:net';
 import { pino, type Logger } from 'pino';
 import { CommandIssuer } from './broker/commands/issue-command.ts';
 import { CommandLedger } from './broker/commands/command-ledger.ts';
-import { PARKED_POLLS_MAX, ParkedPolls } from './broker/commands/parked-polls.ts';
+import { ParkedPolls } from './broker/commands/parked-polls.ts';
 import { CommandPull } from './broker/commands/pull.ts';
 import { QueueChanges } from './broker/commands/queue-changes.ts';
 import { DeviceSync } from './broker/commands/sync.ts';
@@ -16,15 +16,13 @@ import { Notifier } from './broker/commands/notifier.ts';
 import { Audit } from './broker/audit.ts';
 import type { Config } from './broker/config.ts';
 import { historyFolder, prepareDataFolder, StartError, startErrorOf, stateFolder } from './broker/data-folder.ts';
+import { Limits } from './broker/limits/limits.ts';
 import { LiveEvents } from './broker/live-events.ts';
 import { Metrics } from './broker/metrics.ts';
-import { Authenticator } from './broker/mqtt/authenticate.ts';
 import { DeviceMessages } from './broker/mqtt/device-messages.ts';
 import { JournalRoom } from './broker/mqtt/journal-room.ts';
 import { MqttServer } from './broker/mqtt/mqtt-server.ts';
-import { Programs } from './broker/mqtt/programs.ts';
 import { ReceivedMessages } from './broker/mqtt/received-messages.ts';
-import { SessionStore } from './broker/mqtt/sessions/session-store.ts';
 import { MqttWebSocket } from './broker/mqtt/websocket.ts';
 import { fill, loopDelay, Overload } from './broker/overload.ts';
 import { ensureAdminKey } from './broker/registry/admin-key.ts';
@@ -106,6 +104,8 @@ async function wire(
 ): Promise<Omit<Server, 'close'>> {
   await prepareDataFolder(config.dataDir);
   const metrics = new Metrics();
+  const limits = new Limits(config.bounds, config.trustedProxies, metrics, log);
+  closers.push(() => limits.close());
   const onDamage = (line: string): void => {
     metrics.damage.inc();
     log.warn(`damage: ${line}`);
@@ -164,12 +164,12 @@ async function wire(
   closers.push(() => notifier.stop());
   const issuer = new CommandIssuer(ledger, presence, state, clock, newId);
   const changes = new QueueChanges(ledger, registry, mark.clockFrom(clock));
-  const parkedPolls = new ParkedPolls(ledger, registry, presence, clock);
+  const parkedPolls = new ParkedPolls(ledger, registry, presence, clock, config.bounds);
   const loop = loopDelay();
   const overload = new Overload([
     loop,
     fill('journal', PRESSURE_FROM, () => ({ used: state.journal.bytes, max: state.journal.bytesMax })),
-    fill('parked_polls', PRESSURE_FROM, () => ({ used: parkedPolls.size, max: PARKED_POLLS_MAX })),
+    fill('parked_polls', PRESSURE_FROM, () => ({ used: parkedPolls.size, max: config.bounds.parked_polls })),
   ]);
   overload.start();
   closers.push(() => {
@@ -189,24 +189,7 @@ async function wire(
 
   const messages = new DeviceMessages(registry, ingest, ledger, rejects, metrics);
   const room = new JournalRoom(state.journal);
-  const onDropped = (bound: string): void => metrics.programDrops.inc({ bound });
-  const sessions = new SessionStore({ state, clock, onDropped });
-  await sessions.load();
-  const programs = new Programs(sessions, keys, metrics);
-  const mqtt = new MqttServer({
-    registry,
-    authenticator: new Authenticator(registry, keys),
-    programs,
-    presence,
-    ledger,
-    dispatcher,
-    notifier,
-    messages,
-    received,
-    room,
-    metrics,
-    log,
-  });
+  const mqtt = new MqttServer({ registry, presence, ledger, dispatcher, notifier, messages, received, room, metrics, log });
   observe(metrics, { ledger, parkedPolls, overload, registry, presence, state, shipper, quarantine, mqtt, room, clock });
 
   const problems = async (): Promise<string[]> => problemsOf(state, history, shipper);
@@ -218,6 +201,7 @@ async function wire(
     identityProvider,
     audit,
     refusedLogins,
+    limits,
     presence,
     ledger,
     dispatcher,
@@ -240,6 +224,7 @@ async function wire(
     problems,
     version: VERSION,
   });
+  limits.gate.guard(app.server);
   closers.push(() => app.close());
   const webSocket = new MqttWebSocket(app.server, (stream) => mqtt.accept(stream));
   closers.push(() => webSocket.close());
@@ -256,7 +241,7 @@ async function wire(
   const { port: httpPort } = app.server.address() as AddressInfo;
 
   const sweep = setInterval(() => {
-    Promise.all([sweepEnded(state, clock.now()), issuer.sweep(), audit.sweep(), programs.sweep()]).catch((error: Error) =>
+    Promise.all([sweepEnded(state, clock.now()), issuer.sweep(), audit.sweep()]).catch((error: Error) =>
       log.error(`sweep: ${error.message}`),
     );
   }, SWEEP_EVERY_MS).unref();

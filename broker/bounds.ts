@@ -39,7 +39,7 @@ export const BOUNDS = {
   },
   wrong_credentials: {
     variable: 'DOWNLINK_WRONG_CREDENTIALS_PER_MINUTE_MAX',
-    byDefault: 60,
+    byDefault: 1_000,
     lowest: 1,
     highest: 1_000_000,
     text: 'Wrong credentials a minute from one address; then logins from it wait (429, CONNACK 3), but for those who have been let in from there before.',
@@ -147,7 +147,7 @@ export const BOUNDS = {
     byDefault: 72,
     lowest: 1,
     highest: 3_600,
-    text: 'Silence of an HTTP connection between two requests; then it is closed.',
+    text: 'Silence of an HTTP connection between two requests; then it is closed (and not counted).',
   },
   body_bytes: {
     variable: 'DOWNLINK_BODY_BYTES_MAX',
@@ -186,14 +186,14 @@ export const BOUNDS = {
   },
   live_streams: {
     variable: 'DOWNLINK_LIVE_STREAMS_MAX',
-    byDefault: 1_000,
+    byDefault: 2_000,
     lowest: 0,
     highest: 1_000_000,
     text: 'Live streams of operators, in all; one more is answered 503 `too_many_streams`.',
   },
   live_streams_per_key: {
     variable: 'DOWNLINK_LIVE_STREAMS_PER_KEY_MAX',
-    byDefault: 200,
+    byDefault: 1_000,
     lowest: 1,
     highest: 1_000_000,
     text: 'Live streams of one key; one more is answered 503 `too_many_streams`.',

@@ -11,6 +11,7 @@ import type { CommandPull } from '../broker/commands/pull.ts';
 import type { DeviceSync } from '../broker/commands/sync.ts';
 import type { CommandQueries } from '../broker/commands/command-queries.ts';
 import type { Audit } from '../broker/audit.ts';
+import type { Limits } from '../broker/limits/limits.ts';
 import type { LiveEvents } from '../broker/live-events.ts';
 import type { Metrics } from '../broker/metrics.ts';
 import type { DeviceRegistry } from '../broker/registry/device-registry.ts';
@@ -38,6 +39,7 @@ export type ApiParts = {
   readonly identityProvider: IdentityProvider | undefined;
   readonly audit: Audit;
   readonly refusedLogins: RefusedLogins;
+  readonly limits: Limits;
   readonly presence: PresenceTracker;
   readonly ledger: CommandLedger;
   readonly dispatcher: Dispatcher;

@@ -2,14 +2,16 @@ import swagger from '@fastify/swagger';
 import swaggerUi from '@fastify/swagger-ui';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import { fastify } from 'fastify';
+import { SECOND_MS } from '../devices/clock.ts';
 import { DownlinkError } from '../devices/downlink-error.ts';
 import type { Api, ApiParts } from './api-parts.ts';
 import { answerClientError } from './client-errors.ts';
 import { commandSchema } from './command-view.ts';
 import { deviceSchema } from './device-view.ts';
-import { BODY_BYTES_MAX, readBodiesAsJson, readBodiesAsOctets } from './json-body.ts';
+import { readBodiesAsJson, readBodiesAsOctets } from './json-body.ts';
 import { openapiOptions, problemSchema } from './openapi.ts';
 import { errorHandler, sendProblem, downlinkErrorOf } from './problem.ts';
+import { boundOpenRequests } from './rate-bounds.ts';
 import { deviceErrorHandler } from './reject-keeper.ts';
 import { auditRoutes, auditSchema } from './routes/audit.ts';
 import { commandsRoutes } from './routes/commands.ts';
@@ -30,10 +32,8 @@ import { LiveStreams } from './stream/live-streams.ts';
 import { validatorCompiler } from './validation.ts';
 
 /** The HTTP API, whole: what every request goes through, and the routes by name. It does not listen yet. */
-const REQUEST_MS_MAX = 30_000;
-const HEADERS_MS_MAX = 15_000;
-const KEEP_ALIVE_MS = 72_000;
-const HEADER_BYTES_MAX = 16 * 1024;
+/** How often slow requests are looked for. */
+const CHECK_EVERY_MS = 1_000;
 const PARAM_CHARS_MAX = 256;
 const CLOSE_MS_MAX = 5_000;
 const CLOSE_IDLE_EVERY_MS = 50;
@@ -42,23 +42,30 @@ const RETRY_SECONDS = 5;
 const DOCS_CSP = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'self'; frame-ancestors 'self'";
 
 export async function createApp(parts: ApiParts): Promise<Api> {
+  const { bounds } = parts.limits;
+  const boundOpen = boundOpenRequests(parts);
   const app: Api = fastify({
-    bodyLimit: BODY_BYTES_MAX,
-    requestTimeout: REQUEST_MS_MAX,
-    keepAliveTimeout: KEEP_ALIVE_MS,
-    http: { headersTimeout: HEADERS_MS_MAX, maxHeaderSize: HEADER_BYTES_MAX },
+    bodyLimit: bounds.body_bytes,
+    requestTimeout: bounds.request_seconds * SECOND_MS,
+    keepAliveTimeout: bounds.http_idle_seconds * SECOND_MS,
+    http: {
+      headersTimeout: bounds.header_seconds * SECOND_MS,
+      maxHeaderSize: bounds.header_bytes,
+      connectionsCheckingInterval: CHECK_EVERY_MS,
+    },
+    trustProxy: (address) => parts.limits.proxies.has(address),
     routerOptions: { maxParamLength: PARAM_CHARS_MAX },
     // A HEAD would lease commands and open streams.
     exposeHeadRoutes: false,
     // Ours says so as a problem document.
     return503OnClosing: false,
-    clientErrorHandler: answerClientError,
+    clientErrorHandler: answerClientError(parts.limits),
     frameworkErrors: (error, _, reply) => void sendProblem(reply, downlinkErrorOf(error)),
   }).withTypeProvider<TypeBoxTypeProvider>();
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(() => JSON.stringify);
   app.setErrorHandler(errorHandler(parts.log));
-  app.setNotFoundHandler((request, reply) => {
+  app.setNotFoundHandler({ preHandler: boundOpen }, (request, reply) => {
     void sendProblem(
       reply,
       new DownlinkError('not_found', `there is no ${request.method} ${request.url.split('?', 1)[0]?.slice(0, 200)}`),
@@ -69,9 +76,9 @@ export async function createApp(parts: ApiParts): Promise<Api> {
   app.decorateRequest('fleetKey', undefined);
   readBodiesAsJson(app);
 
-  const streams = new LiveStreams(parts.events, parts.access);
+  const streams = new LiveStreams(parts.events, parts.access, parts.limits);
   parts.metrics.gauge('downlink_live_streams', 'Open live streams', () => streams.size);
-  const deviceStreams = new DeviceStreams(parts);
+  const deviceStreams = new DeviceStreams(parts, parts.limits);
   parts.metrics.gauge('downlink_device_streams', 'Open event streams of devices', () => deviceStreams.size);
   const stopping = refuseWhileStopping(app, () => {
     streams.close();
@@ -81,6 +88,9 @@ export async function createApp(parts: ApiParts): Promise<Api> {
 
   for (const schema of [problemSchema, deviceSchema, commandSchema, keySchema, fleetKeySchema, auditSchema])
     app.addSchema(schema);
+  app.addHook('onRoute', (route) => {
+    if (!route.url.startsWith('/v1/')) route.onRequest = [boundOpen, ...[route.onRequest ?? []].flat()];
+  });
   await app.register(swagger, openapiOptions(parts.version));
   await app.register(swaggerUi, {
     routePrefix: '/docs',

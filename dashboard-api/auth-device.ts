@@ -3,6 +3,7 @@ import type { Device } from '../devices/device.ts';
 import { DownlinkError } from '../devices/downlink-error.ts';
 import type { ApiParts } from './api-parts.ts';
 import { countRefusal } from './auth-operator.ts';
+import { admit as admitRequest } from './rate-bounds.ts';
 import { identify, type IdentityParts } from './identify.ts';
 
 /** Lets devices in, by Bearer token or Basic id and token, and remembers which one it is. */
@@ -14,18 +15,19 @@ declare module 'fastify' {
 }
 
 /** An `onRequest` hook. Refuses with `unauthorized`, or `forbidden` for an operator's key. */
-export function deviceAuth(parts: IdentityParts & Pick<ApiParts, 'metrics' | 'refusedLogins'>) {
+export function deviceAuth(parts: IdentityParts & Pick<ApiParts, 'metrics' | 'refusedLogins' | 'limits'>) {
   return (request: FastifyRequest, _: FastifyReply, done: (error?: Error) => void): void => {
     try {
       const caller = identify(parts, request.headers.authorization);
       if (!('device' in caller))
         throw new DownlinkError('forbidden', 'this route is for devices; an operator key does not open it');
+      admitRequest(parts, request, caller.device.id);
       request.device = caller.device;
       done();
     } catch (error) {
-      countRefusal(parts, request, error as Error);
-      if (error instanceof DownlinkError) parts.metrics.rejects.inc({ transport: 'http', code: error.code });
-      done(error as Error);
+      const refusal = countRefusal(parts, request, error as Error);
+      if (refusal instanceof DownlinkError) parts.metrics.rejects.inc({ transport: 'http', code: refusal.code });
+      done(refusal);
     }
   };
 }

@@ -3,6 +3,7 @@ import { ROLES, type Role } from '../broker/registry/operator-keys.ts';
 import type { Operator } from '../broker/registry/operator.ts';
 import { DownlinkError } from '../devices/downlink-error.ts';
 import type { ApiParts } from './api-parts.ts';
+import { admit as admitRequest, refusalOf } from './rate-bounds.ts';
 import { identify, type IdentityParts } from './identify.ts';
 
 /**
@@ -16,7 +17,7 @@ declare module 'fastify' {
   }
 }
 
-type OperatorParts = IdentityParts & Pick<ApiParts, 'refusedLogins'>;
+type OperatorParts = IdentityParts & Pick<ApiParts, 'refusedLogins' | 'limits'>;
 
 /**
  * An `onRequest` hook. Refuses with `unauthorized`, `forbidden` for a lesser role or another kind of credential, or
@@ -25,10 +26,10 @@ type OperatorParts = IdentityParts & Pick<ApiParts, 'refusedLogins'>;
 export function operatorAuth(parts: OperatorParts, role: Role) {
   return (request: FastifyRequest, _: FastifyReply, done: (error?: Error) => void): void => {
     const refuse = (error: Error): void => {
-      countRefusal(parts, request, error);
-      done(error);
+      done(countRefusal(parts, request, error));
     };
     const admit = (operator: Operator): void => {
+      admitRequest(parts, request, `key:${operator.id}`);
       if (operator.kind === 'key') parts.keys.used(operator.id, request.ip);
       assertRole(operator, role);
       request.operator = operator;
@@ -56,10 +57,12 @@ export function operatorOf(request: FastifyRequest): Operator {
   return operator;
 }
 
-/** For the audit log: a credential that is none. A request without one is no login. */
-export function countRefusal({ refusedLogins }: Pick<ApiParts, 'refusedLogins'>, request: FastifyRequest, error: Error): void {
-  if (!(error instanceof DownlinkError) || error.code !== 'unauthorized' || request.headers.authorization === undefined) return;
-  refusedLogins.count({ transport: 'http', from: request.ip });
+/** A credential that is none is counted, for the audit log and for its address; what to answer. A request without a credential is no login. */
+export function countRefusal(parts: Pick<ApiParts, 'refusedLogins' | 'limits'>, request: FastifyRequest, error: Error): Error {
+  if (!(error instanceof DownlinkError) || error.code !== 'unauthorized' || request.headers.authorization === undefined)
+    return error;
+  parts.refusedLogins.count({ transport: 'http', from: request.ip });
+  return refusalOf(parts, request, error);
 }
 
 function assertRole(operator: Operator, needed: Role): void {

@@ -23,10 +23,11 @@ export type PollQuery = {
   readonly since?: string;
 };
 
-type PollParts = Pick<ApiParts, 'pull' | 'parkedPolls' | 'presence' | 'registry' | 'metrics' | 'clock'>;
+type PollParts = Pick<ApiParts, 'pull' | 'parkedPolls' | 'presence' | 'registry' | 'metrics' | 'limits' | 'clock'>;
 
 /** What a poll that cannot be parked is told to wait at the least: the bound is a sign of many clients, or of one that runs wild. */
 const REFUSED_SECONDS_MIN = 5;
+const BOUND_OF = { server: 'parked_polls', device: 'parked_polls_per_device' } as const;
 
 export class DevicePoll implements ParkedPoll {
   readonly deviceId: string;
@@ -84,7 +85,7 @@ export class DevicePoll implements ParkedPoll {
   }
 
   #decide(): void {
-    const { pull, parkedPolls, presence, metrics, clock } = this.#parts;
+    const { pull, parkedPolls, presence, metrics, limits, clock } = this.#parts;
     if (this.#request.raw.socket.destroyed) return;
     if (!this.#isNotModified() && this.#lease()) return;
     const waitSeconds = this.#query.wait ?? 0;
@@ -94,6 +95,7 @@ export class DevicePoll implements ParkedPoll {
       this.#request.raw.socket.once('close', this.#onClose);
     } else {
       metrics.pollsNotParked.inc({ bound: refusal });
+      if (refusal !== 'stopping') limits.reached(BOUND_OF[refusal], { device: this.deviceId });
       // As if it had been parked: coming back sooner would find the same.
       const seconds = Math.max(pull.sleep(this.#device, false).untilSeconds, waitSeconds, REFUSED_SECONDS_MIN);
       presence.promise(this.deviceId, clock.now() + seconds * SECOND_MS);

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { createServer, request, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { DEFAULT_BOUNDS } from '../broker/bounds.ts';
 import { Notifier } from '../broker/commands/notifier.ts';
 import { DeviceStream } from '../dashboard-api/stream/device-stream.ts';
 import { DeviceStreams } from '../dashboard-api/stream/device-streams.ts';
@@ -110,7 +111,13 @@ describe('a client that does not read', () => {
 test('as many streams as the server allows are open; the next is refused, and told when to come back', async () => {
   const { ledger, dispatcher, pull, presence, registry, clock } = stack;
   const notifier = new Notifier(ledger, dispatcher, clock);
-  const streams = new DeviceStreams({ ledger, dispatcher, notifier, pull, presence, registry }, 3);
+  const streams = new DeviceStreams(
+    { ledger, dispatcher, notifier, pull, presence, registry },
+    {
+      bounds: { ...DEFAULT_BOUNDS, device_streams: 3 },
+      reached: () => {},
+    },
+  );
   for (let i = 0; i < 3; i += 1) {
     streams.assertRoom();
     streams.open(await stack.device(`d${i}`), (await connection()).response);

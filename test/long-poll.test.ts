@@ -1,6 +1,6 @@
 import { connect } from 'node:net';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { PARKED_POLLS_OF_DEVICE_MAX } from '../broker/commands/parked-polls.ts';
+import { DEFAULT_BOUNDS } from '../broker/bounds.ts';
 import { eventually, expectProblem } from './api-support.ts';
 import { LiveServer, TestClock, type Answer } from './live-server.ts';
 
@@ -123,8 +123,8 @@ describe('a long poll', () => {
   });
 
   test('is 204 at once when its device has as many already, told not to hurry, and counted', async () => {
-    const polls = Array.from({ length: PARKED_POLLS_OF_DEVICE_MAX }, () => pull('?wait=60'));
-    await parked(PARKED_POLLS_OF_DEVICE_MAX);
+    const polls = Array.from({ length: DEFAULT_BOUNDS.parked_polls_per_device }, () => pull('?wait=60'));
+    await parked(DEFAULT_BOUNDS.parked_polls_per_device);
     const answer = await pull('?wait=60');
     expect([answer.status, answer.headers.get('retry-after')]).toEqual([204, '60']);
     expect(await metric('downlink_polls_not_parked_total{bound="device"}')).toBe(1);

@@ -1,5 +1,6 @@
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import { PARKED_POLLS_OF_DEVICE_MAX, type ParkedPoll, type ParkEnd } from '../broker/commands/parked-polls.ts';
+import { DEFAULT_BOUNDS } from '../broker/bounds.ts';
+import { type ParkedPoll, type ParkEnd } from '../broker/commands/parked-polls.ts';
 import { eventually } from './api-support.ts';
 import { PullStack } from './pull-stack.ts';
 
@@ -143,7 +144,7 @@ describe('parked polls', () => {
   test('are no more than a device may have', async () => {
     await stack.device('label');
     await stack.device('other');
-    const polls = Array.from({ length: PARKED_POLLS_OF_DEVICE_MAX }, () => park('label'));
+    const polls = Array.from({ length: DEFAULT_BOUNDS.parked_polls_per_device }, () => park('label'));
     expect(stack.parked.park(new OnePoll('label'), 60_000)).toBe('device');
     park('other');
     stack.parked.leave(polls[1] ?? expect.fail());

@@ -1,6 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { DEFAULT_BOUNDS } from '../broker/bounds.ts';
 import { CommandLedger } from '../broker/commands/command-ledger.ts';
 import { DeliveryGate } from '../broker/commands/delivery-gate.ts';
 import { Dispatcher } from '../broker/commands/dispatcher.ts';
@@ -65,7 +66,10 @@ export class PullStack {
     const changes = new QueueChanges(ledger, registry, mark.clockFrom(clock));
     const advisor = new SleepAdvisor(ledger, registry, presence, { pressure: 0 }, clock);
     const pull = new CommandPull(ledger, gate, dispatcher, presence, changes, advisor, (text) => digests.seal(text));
-    const parked = new ParkedPolls(ledger, registry, presence, clock, options.pollsMax);
+    const parked = new ParkedPolls(ledger, registry, presence, clock, {
+      ...DEFAULT_BOUNDS,
+      ...(options.pollsMax !== undefined && { parked_polls: options.pollsMax }),
+    });
     return new PullStack({ clock, ledger, registry, presence, dispatcher, pull, parked }, async () => {
       dispatcher.stop();
       parked.close();

@@ -1,6 +1,7 @@
 import type { Clock } from '../../devices/clock.ts';
 import type { DeviceRegistry } from '../registry/device-registry.ts';
 import type { PresenceTracker } from '../registry/presence-tracker.ts';
+import { DEFAULT_BOUNDS, type Bounds } from '../bounds.ts';
 import { Deadlines } from '../deadlines.ts';
 import { returnSeconds } from '../return-pace.ts';
 import type { CommandLedger } from './command-ledger.ts';
@@ -24,11 +25,10 @@ export type ParkEnd =
   | { readonly why: 'credential_gone' }
   | { readonly why: 'stopping'; /** When to come back: all at once would be a flood. */ readonly retrySeconds: number };
 
-export const PARKED_POLLS_MAX = 50_000;
-export const PARKED_POLLS_OF_DEVICE_MAX = 4;
-
 /** Which bound kept a poll from being parked. */
 export type ParkRefusal = 'server' | 'device' | 'stopping';
+
+type ParkBounds = Pick<Bounds, 'parked_polls' | 'parked_polls_per_device'>;
 
 type Parked = { readonly id: string; readonly poll: ParkedPoll };
 
@@ -41,7 +41,7 @@ export class ParkedPolls {
   readonly #ids = new Map<ParkedPoll, string>();
   /** Devices whose polls are to be offered what may be leased, all together in the next turn: commands that come together leave together. */
   readonly #stirred = new Set<string>();
-  readonly #pollsMax: number;
+  readonly #bounds: ParkBounds;
   #turn: NodeJS.Immediate | undefined;
   #lastId = 0;
   #isStopping = false;
@@ -51,11 +51,11 @@ export class ParkedPolls {
     registry: DeviceRegistry,
     presence: PresenceTracker,
     clock: Clock,
-    pollsMax: number = PARKED_POLLS_MAX,
+    bounds: ParkBounds = DEFAULT_BOUNDS,
   ) {
     this.#presence = presence;
     this.#clock = clock;
-    this.#pollsMax = pollsMax;
+    this.#bounds = bounds;
     this.#deadlines = new Deadlines(
       clock,
       (id) => this.#end(id, { why: 'waited' }),
@@ -75,10 +75,10 @@ export class ParkedPolls {
   /** Parks the poll for `waitMs`, or says which bound keeps it out. */
   park(poll: ParkedPoll, waitMs: number): ParkRefusal | undefined {
     if (this.#isStopping) return 'stopping';
-    if (this.#byId.size >= this.#pollsMax) return 'server';
+    if (this.#byId.size >= this.#bounds.parked_polls) return 'server';
     const { deviceId } = poll;
     const ofDevice = this.#byDevice.get(deviceId);
-    if (ofDevice !== undefined && ofDevice.length >= PARKED_POLLS_OF_DEVICE_MAX) return 'device';
+    if (ofDevice !== undefined && ofDevice.length >= this.#bounds.parked_polls_per_device) return 'device';
     const parked = { id: String((this.#lastId += 1)), poll };
     this.#byId.set(parked.id, parked);
     this.#ids.set(poll, parked.id);

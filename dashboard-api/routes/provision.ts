@@ -7,6 +7,7 @@ import type { Api, ApiParts } from '../api-parts.ts';
 import { countRefusal } from '../auth-operator.ts';
 import { deviceSchema, deviceView } from '../device-view.ts';
 import { identify } from '../identify.ts';
+import { admit } from '../rate-bounds.ts';
 import { BY_FLEET_KEY, guardedProblems, JSON_BODY_PROBLEMS, refTo, TAGS } from '../openapi.ts';
 
 /** A new device registers itself, with a fleet key. */
@@ -76,11 +77,11 @@ function fleetKeyAuth(parts: ApiParts) {
       if (!('fleetKey' in caller)) {
         throw new DownlinkError('forbidden', 'this route takes a fleet key; no other credential opens it');
       }
+      admit(parts, request, `key:${caller.fleetKey.id}`);
       request.fleetKey = caller.fleetKey;
       done();
     } catch (error) {
-      countRefusal(parts, request, error as Error);
-      done(error as Error);
+      done(countRefusal(parts, request, error as Error));
     }
   };
 }

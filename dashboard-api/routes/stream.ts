@@ -66,7 +66,7 @@ export function streamRoutes(app: Api, parts: ApiParts, streams: LiveStreams): v
       const given = type ?? (alert ? ['presence'] : undefined);
       const types = given && new Set(listed(given, 'type', isEventType, `none of ${LIVE_EVENT_TYPES.join(', ')}`));
       const devices = device && new Set(listed(device, 'device', isIdText, 'no device id'));
-      streams.assertRoom();
+      streams.assertRoom(operatorOf(request));
       reply.hijack();
       streams.open(reply.raw, {
         operator: operatorOf(request),

@@ -1,5 +1,6 @@
 import type { ServerResponse } from 'node:http';
 import { returnSeconds } from '../../broker/return-pace.ts';
+import type { Limits } from '../../broker/limits/limits.ts';
 import { SECOND_MS } from '../../devices/clock.ts';
 import type { Device } from '../../devices/device.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
@@ -8,17 +9,16 @@ import { DeviceStream } from './device-stream.ts';
 import { BEAT_MS } from './event-stream.ts';
 
 /** All devices' streams of commands: how many there may be, one timer for their beats, and their ends. */
-export const DEVICE_STREAMS_MAX = 10_000;
-/** A device whose connection died unseen opens another; the oldest gives way. */
-export const STREAMS_OF_DEVICE_MAX = 2;
 const RETRY_SECONDS = 30;
 
 type Opening = { readonly deviceId: string; isWithdrawn: boolean };
 type Parts = Pick<ApiParts, 'dispatcher' | 'notifier' | 'ledger' | 'pull' | 'presence' | 'registry'>;
 
+export type StreamLimits = Pick<Limits, 'bounds' | 'reached'>;
+
 export class DeviceStreams {
   readonly #parts: Parts;
-  readonly #streamsMax: number;
+  readonly #limits: StreamLimits;
   /** In the order of their opening. */
   readonly #streams = new Set<DeviceStream>();
   readonly #ofDevice = new Map<string, DeviceStream[]>();
@@ -26,9 +26,9 @@ export class DeviceStreams {
   readonly #openings = new Set<Opening>();
   #beats: NodeJS.Timeout | undefined;
 
-  constructor(parts: Parts, streamsMax: number = DEVICE_STREAMS_MAX) {
+  constructor(parts: Parts, limits: StreamLimits) {
     this.#parts = parts;
-    this.#streamsMax = streamsMax;
+    this.#limits = limits;
     parts.registry.onCredentialGone((deviceId) => {
       for (const opening of this.#openings) if (opening.deviceId === deviceId) opening.isWithdrawn = true;
       for (const stream of [...(this.#ofDevice.get(deviceId) ?? [])]) this.#end(stream, 'the token was withdrawn');
@@ -41,8 +41,10 @@ export class DeviceStreams {
 
   /** Throws `too_many_streams`. Call it before `open`, while the request can still be refused. */
   assertRoom(): void {
-    if (this.#streams.size < this.#streamsMax) return;
-    throw new DownlinkError('too_many_streams', `${this.#streamsMax} streams of devices are open, as many as the server allows`, {
+    const streamsMax = this.#limits.bounds.device_streams;
+    if (this.#streams.size < streamsMax) return;
+    this.#limits.reached('device_streams', {});
+    throw new DownlinkError('too_many_streams', `${streamsMax} streams of devices are open, as many as the server allows`, {
       retryAfterSeconds: RETRY_SECONDS,
     });
   }
@@ -67,7 +69,11 @@ export class DeviceStreams {
     const { dispatcher, notifier, ledger, pull, presence } = this.#parts;
     const { id } = device;
     const [oldest, ...others] = this.#ofDevice.get(id) ?? [];
-    if (oldest !== undefined && others.length + 1 >= STREAMS_OF_DEVICE_MAX) this.#end(oldest, 'newer streams took its place');
+    // A device whose connection died unseen opens another; the oldest gives way.
+    if (oldest !== undefined && others.length + 1 >= this.#limits.bounds.device_streams_per_device) {
+      this.#limits.reached('device_streams_per_device', { device: id });
+      this.#end(oldest, 'newer streams took its place');
+    }
 
     const stream = new DeviceStream(id, response, {
       cursorOf: (after, through) => pull.cursorOf(device, { way: 'sse', after, through }),

@@ -1,27 +1,31 @@
 import type { ServerResponse } from 'node:http';
+import type { BoundName } from '../../broker/bounds.ts';
 import type { LiveEvents, NumberedEvent } from '../../broker/live-events.ts';
 import type { OperatorAccess } from '../../broker/registry/operator-access.ts';
 import type { Operator } from '../../broker/registry/operator.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
+import type { StreamLimits } from './device-streams.ts';
 import { BEAT_MS } from './event-stream.ts';
 import { LiveStream, type StreamFilter } from './live-stream.ts';
 import { eventText } from './stream-text.ts';
 
 /** All open streams: one subscription and one timer for them together, both gone while there is none. */
-export const STREAMS_MAX = 1_000;
 const RETRY_SECONDS = 30;
 
 export class LiveStreams {
   readonly #events: LiveEvents;
   readonly #access: OperatorAccess;
+  readonly #limits: StreamLimits;
+  readonly #ofKey = new Map<string, number>();
   readonly #streams = new Set<LiveStream>();
   #stop: (() => void) | undefined;
   /** The event written last as text: streams mostly write the same one. */
   #last: { sequence: number; text: string } = { sequence: -1, text: '' };
 
-  constructor(events: LiveEvents, access: OperatorAccess) {
+  constructor(events: LiveEvents, access: OperatorAccess, limits: StreamLimits) {
     this.#events = events;
     this.#access = access;
+    this.#limits = limits;
   }
 
   get size(): number {
@@ -29,11 +33,18 @@ export class LiveStreams {
   }
 
   /** Throws `too_many_streams`. Call it before `open`, while the request can still be refused. */
-  assertRoom(): void {
-    if (this.#streams.size < STREAMS_MAX) return;
-    throw new DownlinkError('too_many_streams', `${STREAMS_MAX} live streams are open, as many as the server allows`, {
-      retryAfterSeconds: RETRY_SECONDS,
-    });
+  assertRoom({ id }: Operator): void {
+    const { live_streams, live_streams_per_key } = this.#limits.bounds;
+    if (this.#streams.size >= live_streams) {
+      this.#refuse('live_streams', id, `${live_streams} live streams are open, as many as the server allows`);
+    }
+    if ((this.#ofKey.get(id) ?? 0) >= live_streams_per_key) {
+      this.#refuse(
+        'live_streams_per_key',
+        id,
+        `${live_streams_per_key} live streams of this key are open, as many as it may have`,
+      );
+    }
   }
 
   open(response: ServerResponse, options: { operator: Operator; filter: StreamFilter; lastEventId: string | undefined }): void {
@@ -45,12 +56,14 @@ export class LiveStreams {
       textOf: (numbered) => this.#textOf(numbered),
     });
     this.#streams.add(stream);
+    this.#countOf(operator, 1);
     this.#start();
     const release = this.#access.watch(operator, (why) => stream.close(why));
     response.once('close', () => {
       release();
       stream.close('closed');
       this.#streams.delete(stream);
+      this.#countOf(operator, -1);
       if (this.#streams.size === 0) this.#stop?.();
     });
     response.on('error', () => response.destroy());
@@ -59,6 +72,17 @@ export class LiveStreams {
 
   close(): void {
     for (const stream of this.#streams) stream.close('the server is stopping');
+  }
+
+  #refuse(bound: BoundName, key: string, message: string): never {
+    this.#limits.reached(bound, { key });
+    throw new DownlinkError('too_many_streams', message, { retryAfterSeconds: RETRY_SECONDS });
+  }
+
+  #countOf({ id }: Operator, by: 1 | -1): void {
+    const count = (this.#ofKey.get(id) ?? 0) + by;
+    if (count === 0) this.#ofKey.delete(id);
+    else this.#ofKey.set(id, count);
   }
 
   #start(): void {
