@@ -19,10 +19,13 @@ import { historyFolder, prepareDataFolder, StartError, startErrorOf, stateFolder
 import { Limits } from './broker/limits/limits.ts';
 import { LiveEvents } from './broker/live-events.ts';
 import { Metrics } from './broker/metrics.ts';
+import { Authenticator } from './broker/mqtt/authenticate.ts';
 import { DeviceMessages } from './broker/mqtt/device-messages.ts';
 import { JournalRoom } from './broker/mqtt/journal-room.ts';
 import { MqttServer } from './broker/mqtt/mqtt-server.ts';
+import { Programs } from './broker/mqtt/programs.ts';
 import { ReceivedMessages } from './broker/mqtt/received-messages.ts';
+import { SessionStore } from './broker/mqtt/sessions/session-store.ts';
 import { MqttWebSocket } from './broker/mqtt/websocket.ts';
 import { fill, loopDelay, Overload } from './broker/overload.ts';
 import { ensureAdminKey } from './broker/registry/admin-key.ts';
@@ -189,7 +192,24 @@ async function wire(
 
   const messages = new DeviceMessages(registry, ingest, ledger, rejects, metrics);
   const room = new JournalRoom(state.journal);
-  const mqtt = new MqttServer({ registry, presence, ledger, dispatcher, notifier, messages, received, room, metrics, log });
+  const onDropped = (bound: string): void => metrics.programDrops.inc({ bound });
+  const sessions = new SessionStore({ state, clock, onDropped });
+  await sessions.load();
+  const programs = new Programs(sessions, keys, metrics);
+  const mqtt = new MqttServer({
+    registry,
+    authenticator: new Authenticator(registry, keys),
+    programs,
+    presence,
+    ledger,
+    dispatcher,
+    notifier,
+    messages,
+    received,
+    room,
+    metrics,
+    log,
+  });
   observe(metrics, { ledger, parkedPolls, overload, registry, presence, state, shipper, quarantine, mqtt, room, clock });
 
   const problems = async (): Promise<string[]> => problemsOf(state, history, shipper);
@@ -241,7 +261,7 @@ async function wire(
   const { port: httpPort } = app.server.address() as AddressInfo;
 
   const sweep = setInterval(() => {
-    Promise.all([sweepEnded(state, clock.now()), issuer.sweep(), audit.sweep()]).catch((error: Error) =>
+    Promise.all([sweepEnded(state, clock.now()), issuer.sweep(), audit.sweep(), programs.sweep()]).catch((error: Error) =>
       log.error(`sweep: ${error.message}`),
     );
   }, SWEEP_EVERY_MS).unref();

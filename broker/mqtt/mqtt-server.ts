@@ -1,9 +1,8 @@
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-import { Aedes, type AuthenticateError, type AuthErrorCode, type Client, type PublishPacket, type Subscription } from 'aedes';
+import { Aedes, type AuthenticateError, type Client, type ConnectPacket, type PublishPacket, type Subscription } from 'aedes';
 import type { Logger } from 'pino';
 import { DownlinkError } from '../../devices/downlink-error.ts';
-import { isDeviceId } from '../../devices/device.ts';
 import { MESSAGE_BYTES_MAX } from '../../devices/telemetry.ts';
 import { commandsTopic, errorsTopic, isDownTopic, notifyTopic } from '../../devices/topics.ts';
 import type { CommandLedger } from '../commands/command-ledger.ts';
@@ -14,19 +13,24 @@ import type { DeviceRegistry } from '../registry/device-registry.ts';
 import type { PresenceTracker } from '../registry/presence-tracker.ts';
 import type { DeviceMessages, Taken } from './device-messages.ts';
 import type { Change } from '../store/state.ts';
+import { errorOf, refused, type Authenticator, type Identity } from './authenticate.ts';
+import { compositePersistence } from './composite-persistence.ts';
 import { devicePersistence, type DevicePersistence } from './device-persistence.ts';
 import { DeviceSession } from './device-session.ts';
 import type { JournalRoom } from './journal-room.ts';
 import { readPackets } from './packet-reader.ts';
+import type { Programs } from './programs.ts';
 import { QuickTelemetry } from './quick-telemetry.ts';
 import type { ReceivedMessages } from './received-messages.ts';
 
 /**
- * Devices over MQTT, on aedes. A connection is bound to the device whose token it shows; it may publish and subscribe to the device's own
- * topics alone. aedes acknowledges after `authorizePublish` has called back, so that is where messages become durable.
+ * MQTT, on aedes. A connection is bound to the device whose token it shows, which may publish and subscribe to its own topics alone; or to a
+ * program's key (see Programs). aedes acknowledges after `authorizePublish` has called back, so that is where messages become durable.
  */
 export type MqttServerParts = {
   readonly registry: DeviceRegistry;
+  readonly authenticator: Authenticator;
+  readonly programs: Programs;
   readonly presence: PresenceTracker;
   readonly ledger: CommandLedger;
   readonly dispatcher: Dispatcher;
@@ -42,8 +46,8 @@ const DRAIN_TIMEOUT_MS = 5_000;
 const CONNECT_TIMEOUT_MS = 10_000;
 const PACKET_BYTES_MAX = 4 * MESSAGE_BYTES_MAX;
 const CLOSE_WAIT_MS_MAX = 5_000;
-const REFUSED_IDENTIFIER = 2 as AuthErrorCode;
-const REFUSED_CREDENTIAL = 4 as AuthErrorCode;
+/** For MQTT 3.1, whose client ids end at 23: a program's has its key's id before it. */
+const CLIENT_ID_CHARS_MAX = 256;
 
 type OutgoingPacket = { topic: string; payload: Buffer | string; messageId?: number; clientId?: string };
 
@@ -62,16 +66,19 @@ export class MqttServer {
 
   constructor(parts: MqttServerParts) {
     this.#parts = parts;
-    this.#persistence = devicePersistence(
+    const ofDevices = devicePersistence(
       (client, messageId) => this.#onPuback(client, messageId),
       (client, messageId) => this.#onPubrel(client, messageId),
     );
+    this.#persistence = compositePersistence(ofDevices, parts.programs);
     this.#aedes = new Aedes({
+      id: 'downlink',
       persistence: this.#persistence,
       concurrency: 0,
       drainTimeout: DRAIN_TIMEOUT_MS,
       connectTimeout: CONNECT_TIMEOUT_MS,
-      maxClientsIdLength: 64,
+      maxClientsIdLength: CLIENT_ID_CHARS_MAX,
+      preConnect: (client, packet, done) => this.#preConnect(client, packet, done),
       authenticate: (client, username, password, done) => this.#authenticate(client, username, password, done),
       authorizePublish: (client, packet, done) => this.#authorizePublish(client, packet, done),
       authorizeSubscribe: (client, subscription, done) => this.#authorizeSubscribe(client, subscription, done),
@@ -82,6 +89,7 @@ export class MqttServer {
     this.#aedes.on('subscribe', (subscriptions, client) => this.#onReady(client, subscriptions));
     this.#aedes.on('unsubscribe', (topics, client) => this.#onUnsubscribe(topics, client));
     this.#aedes.on('clientDisconnect', (client) => this.#end(client));
+    this.#aedes.on('publish', (packet, client) => this.#onPublish(packet, client));
     this.#aedes.on('clientError', (client, error) => parts.log.debug({ device: client.id }, `MQTT: ${error.message}`));
     this.#aedes.on('connectionError', (_, error) => parts.log.debug(`MQTT: ${error.message}`));
     (this.#aedes as NodeJS.EventEmitter).on('error', (error: Error) => parts.log.error(`MQTT: ${error.message}`));
@@ -95,6 +103,7 @@ export class MqttServer {
   /** Listens for MQTT over TCP; resolves with the port. */
   async listen(host: string, port: number): Promise<number> {
     await this.#aedes.listen();
+    await this.#parts.programs.start();
     const tcp = createServer({ noDelay: true }, (socket) => this.accept(socket));
     this.#tcp = tcp;
     await new Promise<void>((resolve, reject) => {
@@ -132,7 +141,7 @@ export class MqttServer {
 
   #quickTelemetryOf(client: Client): QuickTelemetry | undefined {
     const session = this.#sessions.get(client);
-    return session && new QuickTelemetry(session, this.#parts.messages);
+    return session && new QuickTelemetry(session, this.#parts.messages, this.#parts.programs);
   }
 
   /** Closes the device's connections at once; their wills are not published. */
@@ -153,8 +162,14 @@ export class MqttServer {
       await new Promise((resolve) => setTimeout(resolve, 5));
     }
     for (const session of sessions) session.cut();
+    await this.#parts.programs.close(until);
     await new Promise<void>((resolve) => this.#aedes.close(resolve));
     for (const socket of this.#sockets) socket.destroy();
+  }
+
+  #preConnect(client: Client, packet: ConnectPacket, done: (error: Error | null, success: boolean) => void): void {
+    this.#parts.authenticator.prepare(client, packet);
+    done(null, true);
   }
 
   #authenticate(
@@ -163,26 +178,33 @@ export class MqttServer {
     password: Buffer | undefined,
     done: (error: AuthenticateError | null, success: boolean | null) => void,
   ): void {
-    const refuse = (message: string, returnCode: AuthErrorCode): void => {
+    const identity = this.#isClosing
+      ? refused('the server is stopping')
+      : this.#parts.authenticator.identify(client, username, password);
+    const answer = (refusal: (Identity & { kind: 'refused' }) | undefined): void => {
+      if (refusal === undefined) return done(null, true);
       this.#parts.metrics.rejects.inc({ transport: 'mqtt', code: 'unauthorized' });
-      done(Object.assign(new Error(message), { returnCode }), null);
+      done(errorOf(refusal), null);
     };
-    if (this.#isClosing) return refuse('the server is stopping', 3);
-    if (username === undefined) return refuse('the username is the device id, the password its token', REFUSED_CREDENTIAL);
-    if (!isDeviceId(client.id) || client.id !== username) {
-      return refuse('client id and username are both the device id', REFUSED_IDENTIFIER);
+    this.#admit(client, identity).then(answer, (error: Error) => answer(refused(error.message)));
+  }
+
+  async #admit(client: Client, identity: Identity): Promise<(Identity & { kind: 'refused' }) | undefined> {
+    const { programs } = this.#parts;
+    if (identity.kind === 'refused') return identity;
+    if (identity.kind === 'program') {
+      return (await programs.admit(client, identity.key)) ? undefined : refused('there is no room for another session');
     }
-    if (password === undefined || !this.#parts.registry.isTokenOf(client.id, password.toString('utf8'))) {
-      return refuse('unknown device or wrong token', REFUSED_CREDENTIAL);
-    }
-    const session = new DeviceSession(client.id, client);
+    const session = new DeviceSession(identity.id, client);
     this.#sessions.set(client, session);
-    const others = this.#sessionsOf.get(client.id) ?? new Set();
-    this.#sessionsOf.set(client.id, others.add(session));
-    done(null, true);
+    const others = this.#sessionsOf.get(identity.id) ?? new Set();
+    this.#sessionsOf.set(identity.id, others.add(session));
+    return undefined;
   }
 
   #onClient(client: Client): void {
+    const program = this.#parts.programs.of(client);
+    if (program !== undefined) program.isRegistered = true;
     const session = this.#sessions.get(client);
     if (session === undefined) return;
     Object.assign(client, { duplicates: REMEMBERS_NOTHING });
@@ -193,6 +215,9 @@ export class MqttServer {
 
   /** After CONNACK for a session that still has its subscriptions, after SUBACK for new ones: what is open goes out. */
   #onReady(client: Client, subscriptions?: readonly Subscription[]): void {
+    const program = this.#parts.programs.of(client);
+    if (program !== undefined && subscriptions !== undefined) this.#parts.programs.subscribed(program, subscriptions);
+    else program?.open();
     const session = this.#sessions.get(client);
     if (session === undefined || client.closed) return;
     const { deviceId, commandsQos, notifyQos } = session;
@@ -202,6 +227,8 @@ export class MqttServer {
   }
 
   #onUnsubscribe(topics: readonly string[], client: Client): void {
+    const program = this.#parts.programs.of(client);
+    if (program !== undefined) this.#parts.programs.unsubscribed(program, topics);
     const session = this.#sessions.get(client);
     if (session === undefined) return;
     if (topics.includes(commandsTopic(session.deviceId))) {
@@ -215,6 +242,8 @@ export class MqttServer {
   }
 
   #end(client: Client): void {
+    const program = this.#parts.programs.of(client);
+    if (program !== undefined) this.#parts.programs.end(program);
     const session = this.#sessions.get(client);
     if (session === undefined) return;
     this.#sessions.delete(client);
@@ -229,6 +258,8 @@ export class MqttServer {
   }
 
   #authorizePublish(client: Client | null, packet: PublishPacket, done: (error?: Error | null) => void): void {
+    const program = this.#parts.programs.of(client);
+    if (program !== undefined) return this.#parts.programs.authorizePublish(program, packet, done);
     const session = client === null ? undefined : this.#sessions.get(client);
     if (session === undefined || session.isCut) return done(new Error('no such session'));
     packet.retain = false;
@@ -249,7 +280,8 @@ export class MqttServer {
             this.#takeWithRoom(session, topic, body, qos, changes),
           )
         : await this.#takeWithRoom(session, topic, body, qos);
-    if (taken === 'repeat' || taken.outcome === 'taken') return null;
+    if (taken === 'repeat') return null;
+    if (taken.outcome === 'taken') return this.#parts.programs.follow({ topic, payload: body, qos, retain: false });
     this.#tell(session.client, topic, taken.error);
     if (taken.outcome === 'refused') return null;
     if (qos > 0) return taken.error;
@@ -311,6 +343,10 @@ export class MqttServer {
     subscription: Subscription,
     done: (error: Error | null, subscription?: Subscription | null) => void,
   ): void {
+    const program = this.#parts.programs.of(client);
+    if (program !== undefined) {
+      return done(null, this.#parts.programs.authorizeSubscribe(program, subscription) ? subscription : null);
+    }
     const session = this.#sessions.get(client);
     if (session === undefined || !isDownTopic(session.deviceId, subscription.topic)) {
       this.#parts.metrics.rejects.inc({ transport: 'mqtt', code: 'foreign_topic' });
@@ -324,6 +360,12 @@ export class MqttServer {
     if (subscription.topic === commandsTopic(session.deviceId)) session.commandsQos = subscription.qos;
     if (subscription.topic === notifyTopic(session.deviceId)) session.notifyQos = subscription.qos;
     done(null, subscription);
+  }
+
+  /** What the server itself says, on `$SYS/` and on devices' `errors`; what clients publish has gone its way before. */
+  #onPublish({ topic, payload, qos }: PublishPacket, client: Client | null): void {
+    if (client !== null) return;
+    this.#parts.programs.follow({ topic, payload, qos, retain: false }).catch(() => {});
   }
 
   #authorizeForward<P extends OutgoingPacket>(client: Client, packet: P): P | null {

@@ -3,11 +3,12 @@ import { MESSAGE_BYTES_MAX } from '../../devices/telemetry.ts';
 import { telemetryTopic } from '../../devices/topics.ts';
 import type { DeviceMessages } from './device-messages.ts';
 import type { DeviceSession } from './device-session.ts';
+import type { Programs } from './programs.ts';
 
 /**
  * Telemetry with QoS 1 by the way that costs least: what a read of the socket brings waits for one promise and is acknowledged with
- * one write. Only what is plain goes this way: a single sample, ASCII, without fault, on the device's own topic, with room in the
- * journal. All else goes by aedes; the session's replies keep both in the order of arrival.
+ * one write. Only what is plain goes this way: a single sample, ASCII, without fault, on the device's own topic, that no program follows, with
+ * room in the journal. All else goes by aedes; the session's replies keep both in the order of arrival.
  */
 type Together = { readonly durable: Promise<void>; readonly slot: number; readonly messageIds: number[] };
 
@@ -29,6 +30,7 @@ const PUBACK_BYTES = 4;
 export class QuickTelemetry {
   readonly #session: DeviceSession;
   readonly #messages: DeviceMessages;
+  readonly #programs: Programs;
   readonly #client: Client & Internals;
   readonly #topic: string;
   #together: Together | undefined;
@@ -36,9 +38,10 @@ export class QuickTelemetry {
   #octets: Buffer | undefined;
   #text = '';
 
-  constructor(session: DeviceSession, messages: DeviceMessages) {
+  constructor(session: DeviceSession, messages: DeviceMessages, programs: Programs) {
     this.#session = session;
     this.#messages = messages;
+    this.#programs = programs;
     this.#client = session.client as Client & Internals;
     this.#topic = telemetryTopic(session.deviceId);
   }
@@ -54,7 +57,9 @@ export class QuickTelemetry {
       this.#octets = octets;
       this.#text = octets.toString('latin1');
     }
-    if (!this.#text.startsWith(this.#topic, from + 2)) return false;
+    if (!this.#text.startsWith(this.#topic, from + 2) || this.#programs.isFollowed(this.#topic)) return false;
+    // [MQTT-2.3.1-1]
+    if (octets.readUInt16BE(messageIdAt) === 0) return false;
     const durable = this.#messages.takeTogether(this.#session.deviceId, this.#text.slice(payloadAt, to));
     if (durable === undefined) return false;
     this.#togetherWith(durable).messageIds.push(octets.readUInt16BE(messageIdAt));
