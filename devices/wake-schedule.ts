@@ -54,17 +54,30 @@ export function assertWakeSchedule(wake: Wake, now: number): void {
 }
 
 function assertCron(wake: { cron: string; timezone?: string }, now: number): void {
+  if (wake.timezone !== undefined && !isTimeZone(wake.timezone)) {
+    throw refusal('wake.timezone', 'is no time zone: one such as Europe/Berlin, or UTC');
+  }
   let next: Date | null;
   try {
     next = parse(wake).cron.nextRun(new Date(now));
   } catch (error) {
-    throw refusal('wake', (error as Error).message, 'wake.cron:');
+    const fault = (error as Error).message.replace(/^Cron\w+: /, '');
+    throw refusal('wake.cron', `is no schedule such as */15 * * * *: ${fault}`);
   }
   if (next === null) throw refusal('wake.cron', 'names no time that ever comes');
 }
 
-function refusal(at: string, fault: string, subject = at): DownlinkError {
-  return new DownlinkError('invalid_request', `${subject} ${fault}`, { at });
+function isTimeZone(name: string): boolean {
+  try {
+    new Intl.DateTimeFormat('en', { timeZone: name });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+function refusal(at: string, fault: string): DownlinkError {
+  return new DownlinkError('invalid_request', `${at} ${fault}`, { at });
 }
 
 /** The shortest time between two wakes, milliseconds; of a cron schedule as far as it is looked at. */

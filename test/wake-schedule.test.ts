@@ -110,7 +110,9 @@ describe('cron schedules', () => {
   });
 
   test('a zone that does not exist is refused', () => {
-    expect(() => assertWakeSchedule({ cron: '* * * * *', timezone: 'Mars/Olympus' }, 0)).toThrow(/wake/);
+    expect(() => assertWakeSchedule({ cron: '* * * * *', timezone: 'Mars/Olympus' }, 0)).toThrow(
+      /^wake\.timezone is no time zone/,
+    );
   });
 });
 
