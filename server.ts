@@ -20,11 +20,13 @@ import { Limits } from './broker/limits/limits.ts';
 import { LiveEvents } from './broker/live-events.ts';
 import { Metrics } from './broker/metrics.ts';
 import { Authenticator } from './broker/mqtt/authenticate.ts';
+import { Connections } from './broker/mqtt/connections.ts';
 import { DeviceMessages } from './broker/mqtt/device-messages.ts';
 import { JournalRoom } from './broker/mqtt/journal-room.ts';
 import { MqttServer } from './broker/mqtt/mqtt-server.ts';
 import { Programs } from './broker/mqtt/programs.ts';
 import { ReceivedMessages } from './broker/mqtt/received-messages.ts';
+import { BOUND_OF, sessionBoundsOf, type SessionBounds } from './broker/mqtt/sessions/session-bounds.ts';
 import { SessionStore } from './broker/mqtt/sessions/session-store.ts';
 import { MqttWebSocket } from './broker/mqtt/websocket.ts';
 import { fill, loopDelay, Overload } from './broker/overload.ts';
@@ -192,14 +194,20 @@ async function wire(
 
   const messages = new DeviceMessages(registry, ingest, ledger, rejects, metrics);
   const room = new JournalRoom(state.journal);
-  const onDropped = (bound: string): void => metrics.programDrops.inc({ bound });
-  const sessions = new SessionStore({ state, clock, onDropped });
+  const onDropped = (bound: keyof SessionBounds): void => {
+    metrics.programDrops.inc({ bound });
+    limits.reached(BOUND_OF[bound], {});
+  };
+  const sessions = new SessionStore({ state, clock, bounds: sessionBoundsOf(config.bounds), onDropped });
   await sessions.load();
-  const programs = new Programs(sessions, keys, metrics);
+  const programs = new Programs(sessions, keys, metrics, onDropped);
+  const connections = new Connections(limits, metrics, rejects);
+  closers.push(() => connections.close());
   const mqtt = new MqttServer({
     registry,
     authenticator: new Authenticator(registry, keys),
     programs,
+    connections,
     presence,
     ledger,
     dispatcher,
@@ -246,7 +254,12 @@ async function wire(
   });
   limits.gate.guard(app.server);
   closers.push(() => app.close());
-  const webSocket = new MqttWebSocket(app.server, (stream) => mqtt.accept(stream));
+  const webSocket = new MqttWebSocket(
+    app.server,
+    (stream, { socket, headers }) =>
+      mqtt.accept(stream, limits.proxies.clientOf(socket.remoteAddress, headers['x-forwarded-for'])),
+    config.bounds.packet_bytes,
+  );
   closers.push(() => webSocket.close());
   closers.push(() => mqtt.close());
   // First of all, so that connections which end because the server stops say nothing about their devices.

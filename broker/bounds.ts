@@ -240,6 +240,13 @@ export const BOUNDS = {
     highest: 87_600,
     text: 'Absence after which a persistent session is forgotten, with its subscriptions and what waits for it.',
   },
+  in_flight: {
+    variable: 'DOWNLINK_IN_FLIGHT_PER_CLIENT_MAX',
+    byDefault: 64,
+    lowest: 1,
+    highest: 65_535,
+    text: 'Messages of QoS 1 and 2 that one program has not acknowledged; the rest waits in its queue. (A device has eight.)',
+  },
   queued_messages: {
     variable: 'DOWNLINK_QUEUED_MESSAGES_PER_CLIENT_MAX',
     byDefault: 1_000,

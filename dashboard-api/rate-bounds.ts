@@ -19,9 +19,8 @@ export function admit({ limits }: Parts, request: FastifyRequest, identity: stri
   const { headers } = request;
   const { 'content-length': length } = headers;
   if (length === undefined && headers['transfer-encoding'] === undefined) return;
-  // A body of unknown length counts as the longest; one that says it is longer is not read, and so counts as no more.
-  const { bodyLimit: bytesMax } = request.routeOptions;
-  const bytesWaitMs = limits.bytes.tryTake(identity, length === undefined ? bytesMax : Math.min(Number(length), bytesMax));
+  // A body of unknown length counts as the longest.
+  const bytesWaitMs = limits.bytes.tryTake(identity, length === undefined ? limits.bounds.body_bytes : Number(length));
   if (bytesWaitMs > 0) refuse(limits, 'bytes_per_second', identity, bytesWaitMs, `octets a second`);
 }
 

@@ -16,8 +16,6 @@ const MESSAGE_ID_MAX = 65_535;
 const PUSHES_REMEMBERED_MAX = 1_024;
 /** A PUBACK that takes longer than this is hardly on its way any more. */
 const PUBACK_MS_MAX = 5_000;
-/** A subscriber that does not read: messages for it beyond this many octets are dropped. */
-const BACKLOG_BYTES_MAX = 1024 * 1024;
 
 export class DeviceSession implements PushSession, NotifySession {
   readonly deviceId: string;
@@ -33,14 +31,17 @@ export class DeviceSession implements PushSession, NotifySession {
   isCut = false;
   /** Messages that wait, unacknowledged, for room in the journal. */
   held = 0;
+  /** A subscriber that does not read: messages for it beyond this many octets are dropped. */
+  readonly #backlogBytesMax: number;
   readonly #gone = new AbortController();
   readonly #commandByMessageId = new Map<number, string>();
   readonly #messageIdOfPush = new WeakMap<object, number>();
   #lastMessageId = 0;
 
-  constructor(deviceId: string, client: Client) {
+  constructor(deviceId: string, client: Client, backlogBytesMax: number) {
     this.deviceId = deviceId;
     this.client = client;
+    this.#backlogBytesMax = backlogBytesMax;
     setMaxListeners(0, this.#gone.signal);
   }
 
@@ -59,7 +60,7 @@ export class DeviceSession implements PushSession, NotifySession {
   }
 
   get hasBacklog(): boolean {
-    return 'writableLength' in this.client.conn && this.client.conn.writableLength > BACKLOG_BYTES_MAX;
+    return 'writableLength' in this.client.conn && this.client.conn.writableLength > this.#backlogBytesMax;
   }
 
   push(command: Command): void {

@@ -3,7 +3,6 @@ import type { Duplex } from 'node:stream';
 import { Aedes, type AuthenticateError, type Client, type ConnectPacket, type PublishPacket, type Subscription } from 'aedes';
 import type { Logger } from 'pino';
 import { DownlinkError } from '../../devices/downlink-error.ts';
-import { MESSAGE_BYTES_MAX } from '../../devices/telemetry.ts';
 import { commandsTopic, errorsTopic, isDownTopic, notifyTopic } from '../../devices/topics.ts';
 import type { CommandLedger } from '../commands/command-ledger.ts';
 import type { Dispatcher } from '../commands/dispatcher.ts';
@@ -11,13 +10,15 @@ import type { Notifier } from '../commands/notifier.ts';
 import type { Metrics } from '../metrics.ts';
 import type { DeviceRegistry } from '../registry/device-registry.ts';
 import type { PresenceTracker } from '../registry/presence-tracker.ts';
-import type { DeviceMessages, Taken } from './device-messages.ts';
-import type { Change } from '../store/state.ts';
+import type { DeviceMessages } from './device-messages.ts';
 import { errorOf, refused, type Authenticator, type Identity } from './authenticate.ts';
 import { compositePersistence } from './composite-persistence.ts';
-import { devicePersistence, type DevicePersistence } from './device-persistence.ts';
+import type { Connections } from './connections.ts';
+import { DeviceIntake } from './device-intake.ts';
+import { devicePersistence } from './device-persistence.ts';
 import { DeviceSession } from './device-session.ts';
 import type { JournalRoom } from './journal-room.ts';
+import { connackOctets, type PacketFault } from './packet-faults.ts';
 import { readPackets } from './packet-reader.ts';
 import type { Programs } from './programs.ts';
 import { QuickTelemetry } from './quick-telemetry.ts';
@@ -31,6 +32,7 @@ export type MqttServerParts = {
   readonly registry: DeviceRegistry;
   readonly authenticator: Authenticator;
   readonly programs: Programs;
+  readonly connections: Connections;
   readonly presence: PresenceTracker;
   readonly ledger: CommandLedger;
   readonly dispatcher: Dispatcher;
@@ -43,8 +45,8 @@ export type MqttServerParts = {
 };
 
 const DRAIN_TIMEOUT_MS = 5_000;
-const CONNECT_TIMEOUT_MS = 10_000;
-const PACKET_BYTES_MAX = 4 * MESSAGE_BYTES_MAX;
+/** Connections ends it before. */
+const CONNECT_TIMEOUT_MS = 3_600_000;
 const CLOSE_WAIT_MS_MAX = 5_000;
 /** For MQTT 3.1, whose client ids end at 23: a program's has its key's id before it. */
 const CLIENT_ID_CHARS_MAX = 256;
@@ -57,7 +59,7 @@ const REMEMBERS_NOTHING: object = Object.freeze(new Proxy({}, { get: () => undef
 export class MqttServer {
   readonly #parts: MqttServerParts;
   readonly #aedes: Aedes;
-  readonly #persistence: DevicePersistence;
+  readonly #intake: DeviceIntake;
   readonly #sessions = new WeakMap<object, DeviceSession>();
   readonly #sessionsOf = new Map<string, Set<DeviceSession>>();
   readonly #sockets = new Set<Duplex>();
@@ -70,14 +72,16 @@ export class MqttServer {
       (client, messageId) => this.#onPuback(client, messageId),
       (client, messageId) => this.#onPubrel(client, messageId),
     );
-    this.#persistence = compositePersistence(ofDevices, parts.programs);
+    const persistence = compositePersistence(ofDevices, parts.programs);
+    this.#intake = new DeviceIntake(parts, persistence, (session, topic, error) => this.#tell(session.client, topic, error));
     this.#aedes = new Aedes({
       id: 'downlink',
-      persistence: this.#persistence,
+      persistence,
       concurrency: 0,
       drainTimeout: DRAIN_TIMEOUT_MS,
       connectTimeout: CONNECT_TIMEOUT_MS,
       maxClientsIdLength: CLIENT_ID_CHARS_MAX,
+      maxTopicLevels: parts.connections.bounds.topic_levels,
       preConnect: (client, packet, done) => this.#preConnect(client, packet, done),
       authenticate: (client, username, password, done) => this.#authenticate(client, username, password, done),
       authorizePublish: (client, packet, done) => this.#authorizePublish(client, packet, done),
@@ -90,7 +94,10 @@ export class MqttServer {
     this.#aedes.on('unsubscribe', (topics, client) => this.#onUnsubscribe(topics, client));
     this.#aedes.on('clientDisconnect', (client) => this.#end(client));
     this.#aedes.on('publish', (packet, client) => this.#onPublish(packet, client));
-    this.#aedes.on('clientError', (client, error) => parts.log.debug({ device: client.id }, `MQTT: ${error.message}`));
+    this.#aedes.on('clientError', (client, error) => {
+      parts.connections.failed(client, error);
+      parts.log.debug({ device: client.id }, `MQTT: ${error.message}`);
+    });
     this.#aedes.on('connectionError', (_, error) => parts.log.debug(`MQTT: ${error.message}`));
     (this.#aedes as NodeJS.EventEmitter).on('error', (error: Error) => parts.log.error(`MQTT: ${error.message}`));
     parts.registry.onCredentialGone((deviceId) => this.cut(deviceId));
@@ -106,6 +113,7 @@ export class MqttServer {
     await this.#parts.programs.start();
     const tcp = createServer({ noDelay: true }, (socket) => this.accept(socket));
     this.#tcp = tcp;
+    this.#parts.connections.guard(tcp);
     await new Promise<void>((resolve, reject) => {
       tcp.once('error', reject);
       tcp.listen(port, host, resolve);
@@ -115,8 +123,8 @@ export class MqttServer {
   }
 
   /** Takes a connection, whatever it came by: a TCP socket or the stream of a WebSocket. */
-  accept(stream: Socket | Duplex): void {
-    if (this.#isClosing) {
+  accept(stream: Socket | Duplex, address = ('remoteAddress' in stream ? stream.remoteAddress : '') ?? ''): void {
+    if (this.#isClosing || stream.destroyed) {
       stream.destroy();
       return;
     }
@@ -126,17 +134,21 @@ export class MqttServer {
     stream.once('close', () => this.#end(client));
     let telemetry: QuickTelemetry | undefined;
     readPackets(client, {
-      packetBytesMax: PACKET_BYTES_MAX,
-      onTooLong: () => {
-        this.#parts.metrics.rejects.inc({ transport: 'mqtt', code: 'body_too_large' });
-        this.#parts.log.info({ device: client.id }, `MQTT: cut for a packet of more than ${PACKET_BYTES_MAX} bytes`);
-        stream.destroy();
-      },
+      ...this.#parts.connections.follow(stream, client, address, (error) => this.#tell(client, '', error)),
+      onFault: (fault) => this.#onFault(stream, client, fault),
       takePublish: (octets, from, to) => {
         telemetry ??= this.#quickTelemetryOf(client);
         return telemetry?.take(octets, from, to) ?? false;
       },
     });
+  }
+
+  /** [MQTT-4.8.0-1] */
+  #onFault(stream: Duplex, client: Client, { text, returnCode }: PacketFault): void {
+    this.#parts.metrics.rejects.inc({ transport: 'mqtt', code: 'malformed_packet' });
+    this.#parts.log.info({ client: client.id }, `MQTT: closed, since a packet ${text}`);
+    if (returnCode === undefined) stream.destroy();
+    else stream.end(connackOctets(returnCode), () => stream.destroy());
   }
 
   #quickTelemetryOf(client: Client): QuickTelemetry | undefined {
@@ -153,6 +165,7 @@ export class MqttServer {
   async close(): Promise<void> {
     if (this.#isClosing) return;
     this.#isClosing = true;
+    this.#intake.stop();
     this.#tcp?.close();
     const sessions = [...this.#sessionsOf.values()].flatMap((set) => [...set]);
     // What waits for room in the journal is let go unacknowledged: the device sends it again to the next start.
@@ -168,6 +181,7 @@ export class MqttServer {
   }
 
   #preConnect(client: Client, packet: ConnectPacket, done: (error: Error | null, success: boolean) => void): void {
+    this.#parts.connections.begin(client, packet);
     this.#parts.authenticator.prepare(client, packet);
     done(null, true);
   }
@@ -180,7 +194,7 @@ export class MqttServer {
   ): void {
     const identity = this.#isClosing
       ? refused('the server is stopping')
-      : this.#parts.authenticator.identify(client, username, password);
+      : this.#parts.connections.login(client, this.#parts.authenticator.identify(client, username, password));
     const answer = (refusal: (Identity & { kind: 'refused' }) | undefined): void => {
       if (refusal === undefined) return done(null, true);
       this.#parts.metrics.rejects.inc({ transport: 'mqtt', code: 'unauthorized' });
@@ -195,7 +209,7 @@ export class MqttServer {
     if (identity.kind === 'program') {
       return (await programs.admit(client, identity.key)) ? undefined : refused('there is no room for another session');
     }
-    const session = new DeviceSession(identity.id, client);
+    const session = new DeviceSession(identity.id, client, this.#parts.connections.bounds.backlog_bytes);
     this.#sessions.set(client, session);
     const others = this.#sessionsOf.get(identity.id) ?? new Set();
     this.#sessionsOf.set(identity.id, others.add(session));
@@ -258,73 +272,15 @@ export class MqttServer {
   }
 
   #authorizePublish(client: Client | null, packet: PublishPacket, done: (error?: Error | null) => void): void {
+    if (!this.#parts.connections.takesTopic(client, packet.topic)) return done(new Error('the topic is too long'));
     const program = this.#parts.programs.of(client);
     if (program !== undefined) return this.#parts.programs.authorizePublish(program, packet, done);
     const session = client === null ? undefined : this.#sessions.get(client);
     if (session === undefined || session.isCut) return done(new Error('no such session'));
     packet.retain = false;
     session.replies.run(
-      () => this.#take(session, packet),
+      () => this.#intake.take(session, packet),
       (error) => done(error),
-    );
-  }
-
-  async #take(session: DeviceSession, packet: PublishPacket): Promise<Error | null> {
-    const { topic, payload, qos, messageId, dup } = packet;
-    // [MQTT-4.3.3-2]: a QoS 2 message seen before its PUBREL is the same message.
-    if (qos === 2 && (await this.#isRepeat(session, packet))) return null;
-    const body = typeof payload === 'string' ? Buffer.from(payload) : payload;
-    const taken =
-      qos === 2 && messageId !== undefined
-        ? await this.#parts.received.once(session.deviceId, { messageId, dup, topic, payload: body }, (changes) =>
-            this.#takeWithRoom(session, topic, body, qos, changes),
-          )
-        : await this.#takeWithRoom(session, topic, body, qos);
-    if (taken === 'repeat') return null;
-    if (taken.outcome === 'taken') return this.#parts.programs.follow({ topic, payload: body, qos, retain: false });
-    this.#tell(session.client, topic, taken.error);
-    if (taken.outcome === 'refused') return null;
-    if (qos > 0) return taken.error;
-    this.#parts.metrics.droppedMessages.inc();
-    return null;
-  }
-
-  async #takeWithRoom(
-    session: DeviceSession,
-    topic: string,
-    body: Buffer,
-    qos: number,
-    changes?: readonly Change[],
-  ): Promise<Taken> {
-    const { messages } = this.#parts;
-    for (;;) {
-      const taken = await messages.take(session.deviceId, topic, body, changes);
-      if (taken.outcome !== 'not_now' || taken.error.code !== 'journal_full' || qos === 0) return taken;
-      if (!(await this.#hasRoom(session, topic, taken.error))) return taken;
-    }
-  }
-
-  /**
-   * Holds a message, and so its acknowledgement, until the journal has room; false when the connection goes first. aedes reads on only when
-   * all packets it has read are done, so the socket is paused by this, and what is held of it bounded by one chunk. PINGREQs are
-   * not read either: a pause longer than 1.5 x keepalive ends the connection [MQTT-3.1.2-24], and the device, which was not
-   * acknowledged, comes back with the same messages. That is as well: one that waits for ever for a PINGRESP goes by itself.
-   */
-  async #hasRoom(session: DeviceSession, topic: string, error: DownlinkError): Promise<boolean> {
-    if (this.#isClosing) return false;
-    if (session.held === 0) this.#tell(session.client, topic, error);
-    session.held += 1;
-    try {
-      return await this.#parts.room.wait(session.gone);
-    } finally {
-      session.held -= 1;
-    }
-  }
-
-  async #isRepeat(session: DeviceSession, packet: PublishPacket & { messageId?: number }): Promise<boolean> {
-    return this.#persistence.incomingGetPacket(session.client, packet).then(
-      () => true,
-      () => false,
     );
   }
 
@@ -343,6 +299,7 @@ export class MqttServer {
     subscription: Subscription,
     done: (error: Error | null, subscription?: Subscription | null) => void,
   ): void {
+    if (!this.#parts.connections.takesFilter(client, subscription.topic)) return done(null, null);
     const program = this.#parts.programs.of(client);
     if (program !== undefined) {
       return done(null, this.#parts.programs.authorizeSubscribe(program, subscription) ? subscription : null);
@@ -374,7 +331,7 @@ export class MqttServer {
     if (packet.clientId !== undefined) return null;
     // A refused filter may still be in a session that aedes restored, so what goes out is looked at again.
     if (session === undefined || !isDownTopic(session.deviceId, packet.topic)) return null;
-    if (session.hasBacklog) return null;
+    if (session.hasBacklog) return this.#parts.connections.dropped(session.deviceId);
     packet.messageId = session.messageIdFor(Object(packet.payload) as object);
     return packet;
   }

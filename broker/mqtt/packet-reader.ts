@@ -1,15 +1,24 @@
 import type { Client } from 'aedes';
+import { packetFault, type PacketFault } from './packet-faults.ts';
 
 /**
- * Cuts what a connection sends into packets before aedes parses them, for two reasons. aedes gathers a packet whole, however long it says
- * it is: here one over the bound ends the connection before its body has come in. And the most frequent packet by far, a PUBLISH with
+ * Cuts what a connection sends into packets before aedes parses them, for three reasons. aedes gathers a packet whole, however long it says
+ * it is: here one over the bound ends the connection before its body has come in. It lets packets pass that are malformed. And the most frequent packet by far, a PUBLISH with
  * QoS 1, is offered to `takePublish` first: aedes would spend more on passing it on to nobody than all the rest of its way costs.
  */
-export type PacketReaderOptions = {
-  /** Of what follows the fixed header. */
+export type PacketBounds = {
+  /** Of what follows the fixed header; of the first packet, and of those after it. */
+  readonly connectBytesMax: number;
   readonly packetBytesMax: number;
   /** Ends the connection. */
-  readonly onTooLong: () => void;
+  readonly onRefused: (bound: 'connect_bytes' | 'packet_bytes') => void;
+  /** What one read has brought: packets that are whole now, octets, and whether none is left in part. */
+  readonly onRead: (packets: number, bytes: number, isWhole: boolean) => void;
+};
+
+export type PacketReaderOptions = PacketBounds & {
+  /** Ends the connection, which has sent what no client may send. */
+  readonly onFault: (fault: PacketFault) => void;
   /** A PUBLISH with QoS 1, its variable header and payload being `chunk[from..to)`. False leaves it to aedes. */
   readonly takePublish: (chunk: Buffer, from: number, to: number) => boolean;
 };
@@ -17,7 +26,9 @@ export type PacketReaderOptions = {
 /** A part of aedes that it does not document. */
 type Parser = { parse(chunk: Buffer): number };
 
+const CONNECT = 0x10;
 const PUBLISH_QOS_1 = 0x32;
+const DISCONNECT = 0xe0;
 /** All of the first octet but DUP and RETAIN [MQTT-3.3.1]. */
 const TYPE_AND_QOS = 0xf6;
 /** A remaining length takes one to four octets of seven bits, the last without the high bit [MQTT-2.2.3]. */
@@ -41,6 +52,10 @@ class PacketReader {
   #piecesBytes = 0;
   #wantedBytes = 1;
   #isReading = false;
+  #isFirst = true;
+  /** Come since the last word of them. */
+  #packets = 0;
+  #bytes = 0;
 
   constructor(parse: (packets: Buffer) => void, options: PacketReaderOptions) {
     this.#parse = parse;
@@ -49,6 +64,7 @@ class PacketReader {
 
   read(chunk: Buffer): void {
     this.#pieces.push(chunk);
+    this.#bytes += chunk.length;
     this.#piecesBytes += chunk.length;
     // aedes may read on while it is given a packet.
     if (this.#isReading) return;
@@ -65,15 +81,21 @@ class PacketReader {
       this.#piecesBytes += rest.length;
     }
     this.#isReading = false;
+    const { onRead } = this.#options;
+    onRead(this.#packets, this.#bytes, this.#piecesBytes === 0);
+    this.#bytes = 0;
+    this.#packets = 0;
   }
 
   /** Returns where the packets that are whole end; the end of `octets` when the connection ends with them. */
   #takePackets(octets: Buffer): number {
-    const { packetBytesMax, onTooLong, takePublish } = this.#options;
+    const { packetBytesMax, onRefused, onFault, takePublish } = this.#options;
     /** From here up to `at` are whole packets for aedes. */
     let from = 0;
     let at = 0;
+    let hasEnded = false;
     while (at < octets.length) {
+      if (this.#isFirst && !this.#isConnect(octets, at)) return octets.length;
       const bodyAt = bodyOf(octets, at);
       if (bodyAt === MALFORMED) {
         // aedes ends the connection for it, in its own words.
@@ -83,7 +105,7 @@ class PacketReader {
       const length = bodyAt > octets.length ? 0 : remainingLength(octets, at, bodyAt);
       if (length > packetBytesMax) {
         if (from < at) this.#parse(octets.subarray(from, at));
-        onTooLong();
+        onRefused('packet_bytes');
         return octets.length;
       }
       const end = bodyAt + length;
@@ -91,15 +113,39 @@ class PacketReader {
         this.#wantedBytes = end - at;
         break;
       }
-      if ((octets[at]! & TYPE_AND_QOS) === PUBLISH_QOS_1) {
-        // What came before it goes before it.
-        if (from < at) this.#parse(octets.subarray(from, at));
-        from = takePublish(octets, bodyAt, end) ? end : at;
+      this.#isFirst = false;
+      this.#packets += 1;
+      const isOffered = (octets[at]! & TYPE_AND_QOS) === PUBLISH_QOS_1;
+      hasEnded = octets[at] === DISCONNECT;
+      // What came before it goes before it.
+      if (isOffered && from < at) this.#parse(octets.subarray(from, at));
+      if (isOffered) from = at;
+      if (isOffered && takePublish(octets, bodyAt, end)) {
+        from = end;
+      } else {
+        const fault = packetFault(octets, at, bodyAt, end);
+        if (fault !== undefined) {
+          if (from < at) this.#parse(octets.subarray(from, at));
+          onFault(fault);
+          return octets.length;
+        }
       }
       at = end;
+      // [MQTT-3.14.4-2]: nothing comes after it.
+      if (hasEnded) break;
     }
     if (from < at) this.#parse(octets.subarray(from, at));
-    return at;
+    return hasEnded ? octets.length : at;
+  }
+
+  /** [MQTT-3.1.0-1]: nothing is gathered of a first packet that is another, or claims more than a CONNECT needs. */
+  #isConnect(octets: Buffer, at: number): boolean {
+    const { connectBytesMax, onRefused } = this.#options;
+    const bodyAt = bodyOf(octets, at);
+    const isMalformed = octets[at] !== CONNECT || bodyAt === MALFORMED;
+    if (!isMalformed && (bodyAt > octets.length || remainingLength(octets, at, bodyAt) <= connectBytesMax)) return true;
+    onRefused('connect_bytes');
+    return false;
   }
 }
 

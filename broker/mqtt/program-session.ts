@@ -13,10 +13,6 @@ import type { GivenPacket } from './sessions/stored-packet.ts';
 
 /** Messages of one connection whose durability is awaited at a time. */
 const ACKS_OUTSTANDING_MAX = 1_000;
-/** Messages with QoS 1 or 2 that were sent and are yet to be acknowledged. */
-const IN_FLIGHT_MAX = 64;
-/** What waits in the socket of a program that does not read: QoS 0 beyond it is dropped, the rest waits in the queue. */
-const BACKLOG_BYTES_MAX = 1024 * 1024;
 
 export type ProgramKey = { readonly id: string; readonly rights: TopicRights };
 
@@ -125,16 +121,16 @@ export class ProgramSession {
   }
 
   get #hasBacklog(): boolean {
-    return 'writableLength' in this.client.conn && this.client.conn.writableLength > BACKLOG_BYTES_MAX;
+    return 'writableLength' in this.client.conn && this.client.conn.writableLength > this.#store.bounds.backlogBytesMax;
   }
 
   get #hasRoom(): boolean {
-    return this.#inFlight.size < IN_FLIGHT_MAX && !this.#hasBacklog;
+    return this.#inFlight.size < this.#store.bounds.inFlightMax && !this.#hasBacklog;
   }
 
   #sendRetained(): void {
     for (const [topic, qos] of this.#retained) {
-      if (!this.#hasRoom || this.#store.queues.count(this.id) >= IN_FLIGHT_MAX) return;
+      if (!this.#hasRoom || this.#store.queues.count(this.id) >= this.#store.bounds.inFlightMax) return;
       this.#retained.delete(topic);
       const queued = this.#enqueueRetained(topic, qos);
       if (queued === undefined) continue;

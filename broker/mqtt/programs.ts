@@ -5,6 +5,7 @@ import type { Metrics } from '../metrics.ts';
 import type { OperatorKey, OperatorKeys } from '../registry/operator-keys.ts';
 import { MessageRouter, type RoutedMessage } from './message-router.ts';
 import { ProgramSession } from './program-session.ts';
+import type { OnDropped } from './sessions/session-bounds.ts';
 import type { SessionStore } from './sessions/session-store.ts';
 import type { Subscribed } from './sessions/subscriptions.ts';
 
@@ -27,15 +28,17 @@ export class Programs {
   readonly router: MessageRouter;
   readonly #keys: OperatorKeys;
   readonly #metrics: Metrics;
+  readonly #onDropped: OnDropped;
   readonly #sessions = new WeakMap<object, ProgramSession>();
   /** Who has a client id now; a newer connection takes it over [MQTT-3.1.4-2]. */
   readonly #holders = new Map<string, ProgramSession>();
   #isClosing = false;
 
-  constructor(store: SessionStore, keys: OperatorKeys, metrics: Metrics) {
+  constructor(store: SessionStore, keys: OperatorKeys, metrics: Metrics, onDropped: OnDropped = () => {}) {
     this.store = store;
     this.#keys = keys;
     this.#metrics = metrics;
+    this.#onDropped = onDropped;
     this.router = new MessageRouter(store, {
       online: (clientId) => this.#holders.get(clientId),
       rightsOf: (clientId) => this.#rightsOf(keyIdOf(clientId)),
@@ -74,7 +77,7 @@ export class Programs {
   /** Whether there is room for its session; the connection that holds its client id is closed before this resolves. */
   async admit(client: Client, { id, mqtt }: OperatorKey): Promise<boolean> {
     if (mqtt === undefined || (!client.clean && !this.store.hasRoomFor(client.id))) return false;
-    const session = new ProgramSession(client, { id, rights: mqtt }, this.store, () => this.#dropped('backlog'));
+    const session = new ProgramSession(client, { id, rights: mqtt }, this.store, () => this.#onDropped('backlogBytesMax'));
     const holder = this.#holders.get(client.id);
     this.#sessions.set(client, session);
     this.#holders.set(client.id, session);
@@ -140,7 +143,7 @@ export class Programs {
       return false;
     }
     if (!session.granted.has(topic) && session.granted.size >= this.store.bounds.subscriptionsMax) {
-      this.#dropped('subscriptionsMax');
+      this.#onDropped('subscriptionsMax');
       return false;
     }
     session.granted.add(topic);
@@ -206,10 +209,6 @@ export class Programs {
 
   #rightsOf(keyId: string): TopicRights | undefined {
     return this.#keys.has(keyId) ? this.#keys.get(keyId).mqtt : undefined;
-  }
-
-  #dropped(bound: string): void {
-    this.#metrics.programDrops.inc({ bound });
   }
 }
 

@@ -6,26 +6,27 @@ import { createWebSocketStream, WebSocketServer } from 'ws';
 const PATH = '/mqtt';
 /** Close code of RFC 6455, 7.4.1. */
 const UNSUPPORTED_DATA = 1003;
-const FRAME_BYTES_MAX = 4 * 1024 * 1024;
+/** Of the fixed header of a packet [MQTT-2.2]. */
+const HEADER_BYTES_MAX = 5;
 
 export class MqttWebSocket {
   readonly #sockets: WebSocketServer;
 
-  constructor(http: Server, accept: (stream: Duplex) => void) {
+  constructor(http: Server, accept: (stream: Duplex, request: IncomingMessage) => void, packetBytesMax: number) {
     this.#sockets = new WebSocketServer({
       noServer: true,
-      maxPayload: FRAME_BYTES_MAX,
+      maxPayload: packetBytesMax + HEADER_BYTES_MAX,
       perMessageDeflate: false,
       handleProtocols: (offered) => (offered.has('mqtt') ? 'mqtt' : false),
     });
-    this.#sockets.on('connection', (socket) => {
+    this.#sockets.on('connection', (socket, request) => {
       const stream = createWebSocketStream(socket);
       // [MQTT-6.0.0-1]
       socket.on('message', (_, isBinary) => {
         if (!isBinary) socket.close(UNSUPPORTED_DATA);
       });
       stream.on('error', () => socket.terminate());
-      accept(stream);
+      accept(stream, request);
     });
     http.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head));
   }

@@ -1,4 +1,5 @@
 import { HOUR_MS } from '../../../devices/clock.ts';
+import { DEFAULT_BOUNDS, type BoundName, type Bounds } from '../../bounds.ts';
 
 /** How much is kept for programs on MQTT. What comes beyond is dropped or refused as said here, and counted by the name of the bound. */
 export type SessionBounds = {
@@ -8,6 +9,10 @@ export type SessionBounds = {
   readonly sessionUnseenMsMax: number;
   /** Of one session; a filter beyond is refused with SUBACK 0x80. */
   readonly subscriptionsMax: number;
+  /** Messages with QoS 1 or 2 that were sent to one program and are yet to be acknowledged; the rest waits in the queue. */
+  readonly inFlightMax: number;
+  /** What waits in the socket of a program that does not read: QoS 0 beyond it is dropped, the rest waits in the queue. */
+  readonly backlogBytesMax: number;
   /** Messages of QoS 1 and 2 that wait for one program; the oldest that was not sent yet makes room for the newest. */
   readonly queuedMessagesMax: number;
   /** Their octets, all programs together; a program drops its own oldest, or the new one where it has no other. */
@@ -18,15 +23,34 @@ export type SessionBounds = {
   readonly retainedBytesMax: number;
 };
 
-export const SESSION_BOUNDS: SessionBounds = {
-  sessionsMax: 10_000,
-  sessionUnseenMsMax: 7 * 24 * HOUR_MS,
-  subscriptionsMax: 1_000,
-  queuedMessagesMax: 1_000,
-  queuedBytesMax: 64 * 1024 * 1024,
-  retainedMessagesMax: 10_000,
-  retainedBytesMax: 64 * 1024 * 1024,
+/** Which bound of the table each is. */
+export const BOUND_OF: Readonly<Record<keyof SessionBounds, BoundName>> = {
+  sessionsMax: 'sessions',
+  sessionUnseenMsMax: 'session_hours',
+  subscriptionsMax: 'subscriptions',
+  inFlightMax: 'in_flight',
+  backlogBytesMax: 'backlog_bytes',
+  queuedMessagesMax: 'queued_messages',
+  queuedBytesMax: 'queued_bytes',
+  retainedMessagesMax: 'retained_messages',
+  retainedBytesMax: 'retained_bytes',
 };
+
+export function sessionBoundsOf(bounds: Bounds): SessionBounds {
+  return {
+    sessionsMax: bounds.sessions,
+    sessionUnseenMsMax: bounds.session_hours * HOUR_MS,
+    subscriptionsMax: bounds.subscriptions,
+    inFlightMax: bounds.in_flight,
+    backlogBytesMax: bounds.backlog_bytes,
+    queuedMessagesMax: bounds.queued_messages,
+    queuedBytesMax: bounds.queued_bytes,
+    retainedMessagesMax: bounds.retained_messages,
+    retainedBytesMax: bounds.retained_bytes,
+  };
+}
+
+export const SESSION_BOUNDS: SessionBounds = sessionBoundsOf(DEFAULT_BOUNDS);
 
 /** Told of each thing that a bound turned away. */
 export type OnDropped = (bound: keyof SessionBounds) => void;
