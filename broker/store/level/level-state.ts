@@ -191,10 +191,18 @@ export class LevelState implements State {
 
   async #writeAll(): Promise<void> {
     await new Promise(setImmediate);
-    while (this.#next.isWanted) await this.#write();
+    let written: Batch | undefined;
+    while (this.#next.isWanted) {
+      // The disk has its next work before those who waited for the last go on.
+      const writing = this.#write();
+      written?.resolve();
+      written = await writing;
+    }
+    written?.resolve();
   }
 
-  async #write(): Promise<void> {
+  /** Answers the batch, to be resolved, unless it could not be written. */
+  async #write(): Promise<Batch | undefined> {
     const batch = this.#next;
     const trimThrough = this.#trimThrough;
     this.#next = emptyBatch();
@@ -208,7 +216,7 @@ export class LevelState implements State {
       const { changes, applied } = await this.#journal.changesFor(lines, trimThrough, this.#clock.now());
       await this.#apply([batch.changes, changes]);
       applied();
-      batch.resolve();
+      return batch;
     } catch (error) {
       this.#failure = unavailable(error);
       batch.reject(this.#failure);
@@ -217,6 +225,7 @@ export class LevelState implements State {
       this.#next = emptyBatch();
       waiting.reject(this.#failure);
       await this.#reopen();
+      return undefined;
     }
   }
 
