@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import type { AddressInfo } from 'node:net';
+import type { Server as TlsServer } from 'node:tls';
 import { pino, type Logger } from 'pino';
 import { CommandIssuer } from './broker/commands/issue-command.ts';
 import { CommandLedger } from './broker/commands/command-ledger.ts';
@@ -15,6 +16,7 @@ import { Dispatcher } from './broker/commands/dispatcher.ts';
 import { Notifier } from './broker/commands/notifier.ts';
 import { Audit } from './broker/audit.ts';
 import type { Config } from './broker/config.ts';
+import type { Port } from './broker/config-tls.ts';
 import { historyFolder, prepareDataFolder, StartError, startErrorOf, stateFolder } from './broker/data-folder.ts';
 import { Limits } from './broker/limits/limits.ts';
 import { LiveEvents } from './broker/live-events.ts';
@@ -31,6 +33,7 @@ import { SessionStore } from './broker/mqtt/sessions/session-store.ts';
 import { MqttWebSocket } from './broker/mqtt/websocket.ts';
 import { fill, loopDelay, Overload } from './broker/overload.ts';
 import { ensureAdminKey } from './broker/registry/admin-key.ts';
+import { DeviceLogin } from './broker/registry/device-login.ts';
 import { DeviceRegistry } from './broker/registry/device-registry.ts';
 import { FleetKeys } from './broker/registry/fleet-keys.ts';
 import { IdentityProvider } from './broker/registry/identity-provider.ts';
@@ -51,15 +54,21 @@ import { DeviceClocks } from './broker/telemetry/device-clocks.ts';
 import { Ingest } from './broker/telemetry/ingest.ts';
 import { LatestValues } from './broker/telemetry/latest-values.ts';
 import { Rejects } from './broker/telemetry/rejects.ts';
-import { createApp } from './dashboard-api/app.ts';
+import { TlsFileError } from './broker/tls/tls-material.ts';
+import { TlsPorts } from './broker/tls/tls-ports.ts';
+import { CLOSE_MS_MAX, createApp } from './dashboard-api/app.ts';
+import { SECURE_PROTOCOLS, SecureHttp } from './dashboard-api/secure-http.ts';
 import { TimeMark } from './broker/time-mark.ts';
 import { HOUR_MS, type Clock } from './devices/clock.ts';
 import { uuidV7Source } from './devices/uuid-v7.ts';
 
 /** The one place that sees every part and wires them. */
 export type Server = {
-  readonly httpPort: number;
-  readonly mqttPort: number;
+  /** Undefined: off. */
+  readonly httpPort: number | undefined;
+  readonly mqttPort: number | undefined;
+  readonly httpsPort: number | undefined;
+  readonly mqttsPort: number | undefined;
   /** The admin key, where it is known: from the environment or its file. */
   readonly adminKey: string | undefined;
   /** This start made the admin key. */
@@ -111,6 +120,10 @@ async function wire(
   const metrics = new Metrics();
   const limits = new Limits(config.bounds, config.trustedProxies, metrics, log);
   closers.push(() => limits.close());
+  const tls = await TlsPorts.open(config.tls, { metrics, log, clock }).catch((error: unknown) => {
+    throw error instanceof TlsFileError ? new StartError(error.message) : error;
+  });
+  closers.push(() => tls.close());
   const onDamage = (line: string): void => {
     metrics.damage.inc();
     log.warn(`damage: ${line}`);
@@ -136,6 +149,7 @@ async function wire(
   const keys = new OperatorKeys(state, digests, clock, newId);
   closers.push(() => keys.close());
   const registry = new DeviceRegistry(state, digests, clock);
+  const deviceLogin = new DeviceLogin(registry, tls.deviceAuth);
   const fleetKeys = new FleetKeys(state, digests, registry, clock, newId);
   const access = new OperatorAccess(keys, clock);
   closers.push(() => access.close());
@@ -205,7 +219,7 @@ async function wire(
   closers.push(() => connections.close());
   const mqtt = new MqttServer({
     registry,
-    authenticator: new Authenticator(registry, keys),
+    authenticator: new Authenticator(registry, deviceLogin, keys),
     programs,
     connections,
     presence,
@@ -223,6 +237,7 @@ async function wire(
   const problems = async (): Promise<string[]> => problemsOf(state, history, shipper);
   const app = await createApp({
     registry,
+    deviceLogin,
     keys,
     access,
     fleetKeys,
@@ -253,9 +268,10 @@ async function wire(
     version: VERSION,
   });
   limits.gate.guard(app.server);
-  closers.push(() => app.close());
+  const secureHttp = new SecureHttp(app, config.bounds.header_bytes);
+  closers.push(() => Promise.all([app.close(), secureHttp.close(CLOSE_MS_MAX)]));
   const webSocket = new MqttWebSocket(
-    app.server,
+    [app.server, secureHttp.http1],
     (stream, { socket, headers }) =>
       mqtt.accept(stream, limits.proxies.clientOf(socket.remoteAddress, headers['x-forwarded-for'])),
     config.bounds.packet_bytes,
@@ -264,14 +280,17 @@ async function wire(
   closers.push(() => mqtt.close());
   // First of all, so that connections which end because the server stops say nothing about their devices.
   closers.push(() => presence.close());
+  closers.push(() => tls.stopListening());
 
-  const mqttPort = await mqtt.listen(config.host, config.mqttPort).catch((error: unknown) => {
-    throw portErrorOf(error, 'DOWNLINK_MQTT_PORT', config.host, config.mqttPort);
-  });
-  await app.listen({ host: config.host, port: config.httpPort }).catch((error: unknown) => {
-    throw portErrorOf(error, 'DOWNLINK_HTTP_PORT', config.host, config.httpPort);
-  });
-  const { port: httpPort } = app.server.address() as AddressInfo;
+  await mqtt.open();
+  const ports = {
+    mqttPort: await openPort('DOWNLINK_MQTT_PORT', config.mqttPort, config.host, (port) => mqtt.listen(config.host, port)),
+    httpPort: await openPort('DOWNLINK_HTTP_PORT', config.httpPort, config.host, async (port) => {
+      await app.listen({ host: config.host, port });
+      return (app.server.address() as AddressInfo).port;
+    }),
+    ...(await listenTls(config, tls, mqtt, secureHttp, (server) => limits.gate.guard(server))),
+  };
 
   const sweep = setInterval(() => {
     Promise.all([sweepEnded(state, clock.now()), issuer.sweep(), audit.sweep(), programs.sweep()]).catch((error: Error) =>
@@ -279,7 +298,38 @@ async function wire(
     );
   }, SWEEP_EVERY_MS).unref();
   closers.push(() => clearInterval(sweep));
-  return { httpPort, mqttPort, adminKey: adminKey.key, isFirstStart: adminKey.isNew, openCommands, recovered };
+  return { ...ports, adminKey: adminKey.key, isFirstStart: adminKey.isNew, openCommands, recovered };
+}
+
+async function listenTls(
+  { tls: config, host }: Config,
+  tls: TlsPorts,
+  mqtt: MqttServer,
+  http: SecureHttp,
+  guard: (server: TlsServer) => void,
+): Promise<{ mqttsPort: number | undefined; httpsPort: number | undefined }> {
+  const [mqtts, https] = config.enabled ? [config.mqttsPort, config.httpsPort] : (['off', 'off'] as const);
+  return {
+    mqttsPort: await openPort('DOWNLINK_MQTTS_PORT', mqtts, host, (port) =>
+      tls.listen({ name: 'mqtts', protocols: ['mqtt'], accept: (socket) => mqtt.accept(socket), guard }, host, port),
+    ),
+    httpsPort: await openPort('DOWNLINK_HTTPS_PORT', https, host, (port) =>
+      tls.listen({ name: 'https', protocols: SECURE_PROTOCOLS, accept: (socket) => http.accept(socket), guard }, host, port),
+    ),
+  };
+}
+
+/** Throws StartError. */
+async function openPort<P extends number | undefined>(
+  variable: string,
+  port: Port,
+  host: string,
+  listen: (port: number) => Promise<P>,
+): Promise<P | undefined> {
+  if (port === 'off') return undefined;
+  return listen(port).catch((error: unknown) => {
+    throw portErrorOf(error, variable, host, port);
+  });
 }
 
 async function openHistory({ influx, dataDir }: Config, onDamage: (line: string) => void): Promise<History> {

@@ -5,8 +5,10 @@ import { adminKeyFile } from './data-folder.ts';
 export function banner(
   config: Config,
   server: {
-    readonly httpPort: number;
-    readonly mqttPort: number;
+    readonly httpPort: number | undefined;
+    readonly mqttPort: number | undefined;
+    readonly httpsPort: number | undefined;
+    readonly mqttsPort: number | undefined;
     readonly adminKey: string | undefined;
     readonly isFirstStart: boolean;
     readonly openCommands: number;
@@ -14,7 +16,6 @@ export function banner(
   version: string,
 ): string {
   const host = config.host.includes(':') ? `[${config.host}]` : config.host;
-  const http = `http://${host}:${server.httpPort}`;
   const key =
     config.adminKey !== undefined
       ? 'as set by DOWNLINK_ADMIN_KEY'
@@ -22,8 +23,7 @@ export function banner(
         ? 'the one you keep (admin.key in the data folder is gone or revoked)'
         : adminKeyFile(config.dataDir);
   const rows: [string, string][] = [
-    ['MQTT', `mqtt://${host}:${server.mqttPort}   ws://${host}:${server.httpPort}/mqtt`],
-    ['HTTP', `${http}   API pages: ${http}/docs`],
+    ...addressRows(host, server),
     ['Data', config.dataDir],
     [
       'History',
@@ -36,11 +36,41 @@ export function banner(
   if (server.openCommands > 0) rows.push(['Open', `${server.openCommands} commands go on where they were`]);
   const width = Math.max(...rows.map(([name]) => name.length));
   const lines = rows.map(([name, value]) => `  ${name.padEnd(width)}  ${value}`);
-  const warning = isLoopback(config.host)
-    ? ''
-    : `\n  Warning: listening on ${config.host} without TLS: tokens and commands can be read on the way.\n`;
   const next = `\n  Next: npm run simulate (in another terminal), or the five-minute tour in README.md\n`;
-  return `\nDownlink ${version} is ready\n\n${lines.join('\n')}\n${warning}${next}\n`;
+  return `\nDownlink ${version} is ready\n\n${lines.join('\n')}\n${warningOf(config)}${next}\n`;
+}
+
+type Ports = Parameters<typeof banner>[1];
+
+function addressRows(host: string, { mqttPort, mqttsPort, httpPort, httpsPort }: Ports): [string, string][] {
+  const at = (scheme: string, port: number | undefined, path = ''): string[] =>
+    port === undefined ? [] : [`${scheme}://${host}:${port}${path}`];
+  const http = [...at('https', httpsPort), ...at('http', httpPort)];
+  const mqtt = [
+    ...at('mqtts', mqttsPort),
+    ...at('wss', httpsPort, '/mqtt'),
+    ...at('mqtt', mqttPort),
+    ...at('ws', httpPort, '/mqtt'),
+  ];
+  return [
+    ['MQTT', mqtt.join('   ')],
+    ['HTTP', `${http.join('   ')}   API pages: ${http[0]}/docs`],
+  ];
+}
+
+/** The plain ports can be read by whoever is on the way, unless there is no way. */
+function warningOf({ host, mqttPort, httpPort, tls }: Config): string {
+  const plain = [
+    ...(mqttPort === 'off' ? [] : ['DOWNLINK_MQTT_PORT=off']),
+    ...(httpPort === 'off' ? [] : ['DOWNLINK_HTTP_PORT=off']),
+  ];
+  if (isLoopback(host) || plain.length === 0) return '';
+  const remedy = tls.enabled
+    ? `set ${plain.join(' and ')} to close what is not TLS`
+    : 'set DOWNLINK_TLS_CERT_FILE and DOWNLINK_TLS_KEY_FILE, then turn the plain ports off';
+  return `
+  Warning: listening on ${host} without TLS: tokens and commands can be read on the way; ${remedy}.
+`;
 }
 
 function isLoopback(host: string): boolean {

@@ -2,12 +2,15 @@ import { resolve } from 'node:path';
 import { BOUND_VARIABLES, readBounds, type Bounds } from './bounds.ts';
 import { readTrustedProxies } from './config-proxies.ts';
 import { OIDC_VARIABLES, readOidc, type OidcConfig } from './config-oidc.ts';
+import { readPort, readTls, TLS_VARIABLES, type Port, type TlsConfig } from './config-tls.ts';
 
 /** The configuration: read once from the environment, checked, frozen. What it does not know or cannot use stops the start. */
 export type Config = {
   readonly host: string;
-  readonly mqttPort: number;
-  readonly httpPort: number;
+  /** Without TLS. */
+  readonly mqttPort: Port;
+  readonly httpPort: Port;
+  readonly tls: TlsConfig;
   readonly dataDir: string;
   readonly influx: InfluxConfig;
   readonly oidc: OidcConfig;
@@ -34,7 +37,6 @@ export const LOG_LEVELS = ['fatal', 'error', 'warn', 'info', 'debug', 'trace', '
 export type LogLevel = (typeof LOG_LEVELS)[number];
 
 const PREFIX = 'DOWNLINK_';
-const PORT_MAX = 65_535;
 const ADMIN_KEY_CHARS_MIN = 16;
 const JOURNAL_BYTES_DEFAULT = 4 * 1024 ** 3;
 const JOURNAL_BYTES_MIN = 1024 * 1024;
@@ -43,6 +45,7 @@ const VARIABLES = [
   'DOWNLINK_HOST',
   'DOWNLINK_MQTT_PORT',
   'DOWNLINK_HTTP_PORT',
+  ...TLS_VARIABLES,
   'DOWNLINK_DATA_DIR',
   'DOWNLINK_INFLUX_URL',
   'DOWNLINK_INFLUX_DATABASE',
@@ -70,10 +73,16 @@ export function readConfig(environment: Environment): Config {
     }
   }
   const read = (name: Variable): string | undefined => environment[name] || undefined;
+  const httpPort = readPort('DOWNLINK_HTTP_PORT', read('DOWNLINK_HTTP_PORT'), 8080, fail);
+  const tls = readTls(read, fail);
+  if (httpPort === 'off' && (!tls.enabled || tls.httpsPort === 'off')) {
+    fail('DOWNLINK_HTTP_PORT is off and no TLS port for HTTP is on, so nobody could manage the server; turn one of them on');
+  }
   return Object.freeze({
     host: read('DOWNLINK_HOST') ?? '127.0.0.1',
-    mqttPort: port('DOWNLINK_MQTT_PORT', read('DOWNLINK_MQTT_PORT'), 1883),
-    httpPort: port('DOWNLINK_HTTP_PORT', read('DOWNLINK_HTTP_PORT'), 8080),
+    mqttPort: readPort('DOWNLINK_MQTT_PORT', read('DOWNLINK_MQTT_PORT'), 1883, fail),
+    httpPort,
+    tls,
     dataDir: resolve(read('DOWNLINK_DATA_DIR') ?? './data'),
     influx: readInflux(read),
     oidc: readOidc(read, fail),
@@ -111,14 +120,6 @@ function readInflux(read: (name: Variable) => string | undefined): InfluxConfig 
     username: read('DOWNLINK_INFLUX_USERNAME'),
     password: read('DOWNLINK_INFLUX_PASSWORD'),
   };
-}
-
-function port(name: Variable, text: string | undefined, byDefault: number): number {
-  if (text === undefined) return byDefault;
-  const value = Number(text);
-  if (!/^\d+$/.test(text) || value > PORT_MAX)
-    throw new ConfigError(`${name} is a port from 0 (any free one) to ${PORT_MAX}, not "${text}"`);
-  return value;
 }
 
 function adminKey(text: string | undefined): string | undefined {

@@ -14,6 +14,7 @@ import type { Audit } from '../broker/audit.ts';
 import type { Limits } from '../broker/limits/limits.ts';
 import type { LiveEvents } from '../broker/live-events.ts';
 import type { Metrics } from '../broker/metrics.ts';
+import type { DeviceLogin } from '../broker/registry/device-login.ts';
 import type { DeviceRegistry } from '../broker/registry/device-registry.ts';
 import type { FleetKeys } from '../broker/registry/fleet-keys.ts';
 import type { IdentityProvider } from '../broker/registry/identity-provider.ts';
@@ -32,6 +33,7 @@ import type { Clock } from '../devices/clock.ts';
 /** What the API stands on. */
 export type ApiParts = {
   readonly registry: DeviceRegistry;
+  readonly deviceLogin: DeviceLogin;
   readonly keys: OperatorKeys;
   readonly access: OperatorAccess;
   readonly fleetKeys: FleetKeys;

@@ -7,6 +7,7 @@ import { DownlinkError } from '../devices/downlink-error.ts';
 import type { Api, ApiParts } from './api-parts.ts';
 import { answerClientError } from './client-errors.ts';
 import { commandSchema } from './command-view.ts';
+import { endAfterAnswer } from './departure.ts';
 import { deviceSchema } from './device-view.ts';
 import { readBodiesAsJson, readBodiesAsOctets } from './json-body.ts';
 import { openapiOptions, problemSchema } from './openapi.ts';
@@ -35,7 +36,7 @@ import { validatorCompiler } from './validation.ts';
 /** How often slow requests are looked for. */
 const CHECK_EVERY_MS = 1_000;
 const PARAM_CHARS_MAX = 256;
-const CLOSE_MS_MAX = 5_000;
+export const CLOSE_MS_MAX = 5_000;
 const CLOSE_IDLE_EVERY_MS = 50;
 const RETRY_SECONDS = 5;
 /** All that the pages need comes from this server. */
@@ -127,7 +128,7 @@ function refuseWhileStopping(app: Api, endWaits: () => void): AbortSignal {
   const stopping = new AbortController();
   app.addHook('onRequest', (_, reply, done) => {
     if (!stopping.signal.aborted) return done();
-    reply.header('connection', 'close');
+    endAfterAnswer(reply);
     done(new DownlinkError('shutting_down', 'the server is stopping', { retryAfterSeconds: RETRY_SECONDS }));
   });
   const timers: NodeJS.Timeout[] = [];

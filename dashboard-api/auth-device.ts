@@ -1,4 +1,5 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import { clientCertificateOf } from '../broker/tls/client-certificate.ts';
 import type { Device } from '../devices/device.ts';
 import { DownlinkError } from '../devices/downlink-error.ts';
 import type { ApiParts } from './api-parts.ts';
@@ -15,14 +16,12 @@ declare module 'fastify' {
 }
 
 /** An `onRequest` hook. Refuses with `unauthorized`, or `forbidden` for an operator's key. */
-export function deviceAuth(parts: IdentityParts & Pick<ApiParts, 'metrics' | 'refusedLogins' | 'limits'>) {
+export function deviceAuth(parts: IdentityParts & Pick<ApiParts, 'deviceLogin' | 'metrics' | 'refusedLogins' | 'limits'>) {
   return (request: FastifyRequest, _: FastifyReply, done: (error?: Error) => void): void => {
     try {
-      const caller = identify(parts, request.headers.authorization);
-      if (!('device' in caller))
-        throw new DownlinkError('forbidden', 'this route is for devices; an operator key does not open it');
-      admitRequest(parts, request, caller.device.id);
-      request.device = caller.device;
+      const device = deviceOfRequest(parts, request);
+      admitRequest(parts, request, device.id);
+      request.device = device;
       done();
     } catch (error) {
       const refusal = countRefusal(parts, request, error as Error);
@@ -30,6 +29,17 @@ export function deviceAuth(parts: IdentityParts & Pick<ApiParts, 'metrics' | 're
       done(refusal);
     }
   };
+}
+
+function deviceOfRequest(parts: IdentityParts & Pick<ApiParts, 'deviceLogin'>, { raw, headers }: FastifyRequest): Device {
+  const { deviceLogin } = parts;
+  const certificate = clientCertificateOf(raw.socket);
+  if (headers.authorization === undefined && certificate !== undefined && deviceLogin.takesCertificates) {
+    return deviceLogin.admit(undefined, certificate);
+  }
+  const caller = identify(parts, headers.authorization);
+  if (!('device' in caller)) throw new DownlinkError('forbidden', 'this route is for devices; an operator key does not open it');
+  return deviceLogin.admit(caller.device, certificate);
 }
 
 /** The device whose request this is, on a route behind deviceAuth. */

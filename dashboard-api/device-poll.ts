@@ -8,6 +8,7 @@ import { DownlinkError } from '../devices/downlink-error.ts';
 import type { ApiParts } from './api-parts.ts';
 import { deviceOf } from './auth-device.ts';
 import { isConditional, isNotModified, lastModifiedOf } from './conditional.ts';
+import { endAfterAnswer, goingOf, hasGone, onLost } from './departure.ts';
 import { answerEncoderFor, answerFormatOf, type AnswerEncoder, type AnswerFormat } from './device-answer.ts';
 import { PULL_DEFAULT } from './pull-parameters.ts';
 
@@ -77,7 +78,7 @@ export class DevicePoll implements ParkedPoll {
       case 'waited':
         return this.#answerNothing();
       case 'stopping':
-        this.#reply.header('connection', 'close');
+        endAfterAnswer(this.#reply);
         return this.#answerNothing(end.retrySeconds);
       case 'credential_gone':
         void this.#reply.send(new DownlinkError('unauthorized', 'the token was withdrawn while the poll waited'));
@@ -86,13 +87,13 @@ export class DevicePoll implements ParkedPoll {
 
   #decide(): void {
     const { pull, parkedPolls, presence, metrics, limits, clock } = this.#parts;
-    if (this.#request.raw.socket.destroyed) return;
+    if (hasGone(this.#reply)) return;
     if (!this.#isNotModified() && this.#lease()) return;
     const waitSeconds = this.#query.wait ?? 0;
     if (waitSeconds === 0) return this.#answerNothing();
     const refusal = parkedPolls.park(this, waitSeconds * SECOND_MS);
     if (refusal === undefined) {
-      this.#request.raw.socket.once('close', this.#onClose);
+      goingOf(this.#reply).once('close', this.#onClose);
     } else {
       metrics.pollsNotParked.inc({ bound: refusal });
       if (refusal !== 'stopping') limits.reached(BOUND_OF[refusal], { device: this.deviceId });
@@ -166,7 +167,7 @@ export class DevicePoll implements ParkedPoll {
   }
 
   #unpark(): void {
-    this.#request.raw.socket.off('close', this.#onClose);
+    goingOf(this.#reply).off('close', this.#onClose);
   }
 }
 
@@ -181,10 +182,7 @@ export function pullRequestOf({ limit, maxBytes }: Pick<PollQuery, 'limit' | 'ma
 }
 
 /** Has the commands offered again at once when their answer never leaves, because the client has gone. Call it before the answer is sent. */
-export function releaseIfLost({ raw }: FastifyReply, { pull }: Pick<ApiParts, 'pull'>, commands: readonly Command[]): void {
-  const { socket } = raw.req;
-  const release = (): void => pull.release(commands);
-  if (socket.destroyed) return release();
-  socket.once('close', release);
-  raw.once('finish', () => socket.off('close', release));
+export function releaseIfLost(reply: FastifyReply, { pull }: Pick<ApiParts, 'pull'>, commands: readonly Command[]): void {
+  if (hasGone(reply)) return pull.release(commands);
+  onLost(reply, () => pull.release(commands));
 }

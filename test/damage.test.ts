@@ -65,6 +65,7 @@ async function startOn(dataDir: string): Promise<Server> {
     httpPort: 0,
     dataDir,
     influx: { enabled: false },
+    tls: { enabled: false },
     oidc: { enabled: false },
     adminKey: ADMIN_KEY,
     logLevel: 'silent',

@@ -42,6 +42,7 @@ export class LiveServer {
       httpPort: 0,
       dataDir,
       influx: { enabled: false },
+      tls: { enabled: false },
       oidc: { enabled: false },
       adminKey: ADMIN_KEY,
       logLevel: 'silent',
@@ -58,7 +59,15 @@ export class LiveServer {
   }
 
   get mqttPort(): number {
-    return this.#server.mqttPort;
+    return this.#server.mqttPort ?? 0;
+  }
+
+  get httpsPort(): number {
+    return this.#server.httpsPort ?? 0;
+  }
+
+  get mqttsPort(): number {
+    return this.#server.mqttsPort ?? 0;
   }
 
   /** Stops in good order, lets `meanwhile` happen, and starts anew on the same folder. */

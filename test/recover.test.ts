@@ -44,6 +44,7 @@ function recovers(history: string, influxOf: () => InfluxConfig): void {
       httpPort: 0,
       dataDir: live.dataDir,
       influx,
+      tls: { enabled: false },
       oidc: { enabled: false },
       adminKey: ADMIN_KEY,
       logLevel: 'silent',
@@ -136,6 +137,7 @@ describe.skipIf(isMissing('influxd'))('with InfluxDB', () => {
         httpPort: 0,
         dataDir: live.dataDir,
         influx,
+        tls: { enabled: false },
         oidc: { enabled: false },
         adminKey: ADMIN_KEY,
         logLevel: 'silent',
@@ -153,8 +155,8 @@ describe.skipIf(isMissing('influxd'))('with InfluxDB', () => {
 
 describe('arguments', () => {
   test('are --recover and --help; any other stops the start by name', () => {
-    expect(readArguments([])).toEqual({ recover: false, help: false });
-    expect(readArguments(['--recover'])).toEqual({ recover: true, help: false });
+    expect(readArguments([])).toMatchObject({ recover: false, help: false });
+    expect(readArguments(['--recover'])).toMatchObject({ recover: true, help: false });
     expect(readArguments(['-h'])).toMatchObject({ help: true });
     expect(() => readArguments(['--recover', '--fast'])).toThrow(ArgumentError);
     expect(() => readArguments(['--fast'])).toThrow('--fast');

@@ -1,12 +1,15 @@
 import type { AuthenticateError, AuthErrorCode, Client } from 'aedes';
 import { isDeviceId } from '../../devices/device.ts';
+import { DownlinkError } from '../../devices/downlink-error.ts';
+import type { DeviceLogin } from '../registry/device-login.ts';
 import type { DeviceRegistry } from '../registry/device-registry.ts';
 import type { OperatorKey, OperatorKeys } from '../registry/operator-keys.ts';
+import { clientCertificateOf, type ClientCertificate } from '../tls/client-certificate.ts';
 import { Programs } from './programs.ts';
 
 /**
  * Who a CONNECT is from. A password that is an operator key, with the key's id for a username, is a program; anything else is a device, whose client id
- * and username are its id and whose password is its token.
+ * and username are its id and whose password is its token; with a client certificate it may do without a password, and without a username.
  */
 export type Identity =
   | { readonly kind: 'device'; readonly id: string }
@@ -22,11 +25,13 @@ const REFUSED_RIGHTS = 5 as AuthErrorCode;
 
 export class Authenticator {
   readonly #registry: DeviceRegistry;
+  readonly #deviceLogin: DeviceLogin;
   readonly #keys: OperatorKeys;
   readonly #identities = new WeakMap<object, Identity>();
 
-  constructor(registry: DeviceRegistry, keys: OperatorKeys) {
+  constructor(registry: DeviceRegistry, deviceLogin: DeviceLogin, keys: OperatorKeys) {
     this.#registry = registry;
+    this.#deviceLogin = deviceLogin;
     this.#keys = keys;
   }
 
@@ -43,14 +48,28 @@ export class Authenticator {
   identify(client: Client, username: string | undefined, password: Buffer | undefined): Identity {
     const program = this.#identities.get(client);
     if (program !== undefined) return program;
-    if (username === undefined) {
+    const certificate = this.#deviceLogin.takesCertificates ? clientCertificateOf(client.conn) : undefined;
+    if (username === undefined && certificate === undefined) {
       return refused('the username is the device id, the password its token', REFUSED_CREDENTIAL);
     }
-    if (password === undefined || !this.#registry.isTokenOf(username, password.toString('utf8'))) {
-      return refused('unknown device or wrong token', isDeviceId(username) ? REFUSED_CREDENTIAL : REFUSED_IDENTIFIER);
+    const id = username ?? client.id;
+    // Some clients send an empty password along with every username.
+    const hasToken = password !== undefined && password.length > 0;
+    if (hasToken ? !this.#registry.isTokenOf(id, password.toString('utf8')) : certificate === undefined) {
+      return refused('unknown device or wrong token', isDeviceId(id) ? REFUSED_CREDENTIAL : REFUSED_IDENTIFIER);
     }
-    if (client.id !== username) return refused('client id and username are both the device id', REFUSED_IDENTIFIER);
-    return { kind: 'device', id: username };
+    return this.#admit(client.id, id, hasToken, certificate);
+  }
+
+  #admit(clientId: string, id: string, hasToken: boolean, certificate: ClientCertificate | undefined): Identity {
+    try {
+      const device = this.#deviceLogin.admit(hasToken ? this.#registry.find(id) : undefined, certificate);
+      if (device.id === id && clientId === id) return { kind: 'device', id };
+      return refused('client id and username are both the device id', REFUSED_IDENTIFIER);
+    } catch (error) {
+      if (error instanceof DownlinkError) return refused(error.message, REFUSED_CREDENTIAL);
+      throw error;
+    }
   }
 }
 

@@ -107,10 +107,14 @@ export class MqttServer {
     return this.#aedes.connectedClients;
   }
 
-  /** Listens for MQTT over TCP; resolves with the port. */
-  async listen(host: string, port: number): Promise<number> {
+  /** Before anything is accepted. */
+  async open(): Promise<void> {
     await this.#aedes.listen();
     await this.#parts.programs.start();
+  }
+
+  /** Listens for MQTT over TCP; resolves with the port. */
+  async listen(host: string, port: number): Promise<number> {
     const tcp = createServer({ noDelay: true }, (socket) => this.accept(socket));
     this.#tcp = tcp;
     this.#parts.connections.guard(tcp);

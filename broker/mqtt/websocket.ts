@@ -1,6 +1,7 @@
 import type { IncomingMessage, Server } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { createWebSocketStream, WebSocketServer } from 'ws';
+import { passCertificateOn } from '../tls/client-certificate.ts';
 
 /** MQTT over WebSocket on the HTTP port, path `/mqtt`, subprotocol `mqtt` [MQTT-6.0.0-3]. */
 const PATH = '/mqtt';
@@ -12,7 +13,7 @@ const HEADER_BYTES_MAX = 5;
 export class MqttWebSocket {
   readonly #sockets: WebSocketServer;
 
-  constructor(http: Server, accept: (stream: Duplex, request: IncomingMessage) => void, packetBytesMax: number) {
+  constructor(servers: readonly Server[], accept: (stream: Duplex, request: IncomingMessage) => void, packetBytesMax: number) {
     this.#sockets = new WebSocketServer({
       noServer: true,
       maxPayload: packetBytesMax + HEADER_BYTES_MAX,
@@ -21,6 +22,7 @@ export class MqttWebSocket {
     });
     this.#sockets.on('connection', (socket, request) => {
       const stream = createWebSocketStream(socket);
+      passCertificateOn(request.socket, stream);
       // [MQTT-6.0.0-1]
       socket.on('message', (_, isBinary) => {
         if (!isBinary) socket.close(UNSUPPORTED_DATA);
@@ -28,7 +30,7 @@ export class MqttWebSocket {
       stream.on('error', () => socket.terminate());
       accept(stream, request);
     });
-    http.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head));
+    for (const http of servers) http.on('upgrade', (request, socket, head) => this.#upgrade(request, socket, head));
   }
 
   close(): void {

@@ -1,6 +1,7 @@
 import { Type } from 'typebox';
 import type { Api, ApiParts } from '../api-parts.ts';
 import { deviceAuth, deviceOf } from '../auth-device.ts';
+import { hasGone } from '../departure.ts';
 import { BY_DEVICE, guardedProblems, TAGS } from '../openapi.ts';
 import type { DeviceStreams } from '../stream/device-streams.ts';
 
@@ -50,7 +51,7 @@ export function deviceEventsRoutes(app: Api, parts: ApiParts, streams: DeviceStr
           streams.assertRoom();
         }
         reply.hijack();
-        if (!reply.raw.destroyed) streams.open(device, reply.raw);
+        if (!hasGone(reply)) streams.open(device, reply.raw);
       } finally {
         resume();
       }

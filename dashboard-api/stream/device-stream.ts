@@ -3,6 +3,7 @@ import type { NotifySession } from '../../broker/commands/notifier.ts';
 import type { PushSession } from '../../broker/commands/push-line.ts';
 import { commandMessage } from '../../devices/command-message.ts';
 import type { Command } from '../../devices/command.ts';
+import { isClogged } from '../departure.ts';
 import { beginEventStream, RETRY_MS, STUCK_BEATS_MAX } from './event-stream.ts';
 import { commentText } from './stream-text.ts';
 
@@ -72,7 +73,7 @@ export class DeviceStream implements PushSession, NotifySession {
   /** Called regularly: keeps the connection alive, and gives up on a client that reads nothing. */
   beat(): void {
     if (this.#isClosed) return;
-    if (!this.#response.writableNeedDrain) {
+    if (!isClogged(this.#response)) {
       this.#response.write(commentText('beat'));
       return;
     }

@@ -72,6 +72,8 @@ export class ServerProcess {
     return {
       mqttPort,
       httpPort,
+      mqttsPort: undefined,
+      httpsPort: undefined,
       adminKey: config.adminKey,
       isFirstStart: false,
       openCommands: 0,
