@@ -15,6 +15,7 @@ import { DeliveryGate } from './broker/commands/delivery-gate.ts';
 import { Dispatcher } from './broker/commands/dispatcher.ts';
 import { Notifier } from './broker/commands/notifier.ts';
 import { Audit } from './broker/audit.ts';
+import { Backups } from './broker/backups.ts';
 import type { Config } from './broker/config.ts';
 import type { Port } from './broker/config-tls.ts';
 import { historyFolder, prepareDataFolder, StartError, startErrorOf, stateFolder } from './broker/data-folder.ts';
@@ -41,7 +42,9 @@ import { OperatorAccess } from './broker/registry/operator-access.ts';
 import { OperatorKeys } from './broker/registry/operator-keys.ts';
 import { PresenceTracker } from './broker/registry/presence-tracker.ts';
 import { SecretDigests } from './broker/registry/secrets.ts';
+import { readiness } from './broker/readiness.ts';
 import { recoverState, type Recovered } from './broker/recover.ts';
+import { recordRestore, type Restored } from './broker/restore.ts';
 import { RefusedLogins } from './broker/refused-logins.ts';
 import { observe } from './broker/observe.ts';
 import type { History } from './broker/store/history.ts';
@@ -84,6 +87,8 @@ export type Server = {
 export type StartOptions = {
   /** State was lost: builds the open commands again from History. */
   readonly recover?: boolean;
+  /** What was restored just before this start. */
+  readonly restored?: Restored;
 };
 
 export const VERSION = '0.1.0';
@@ -112,7 +117,7 @@ export async function startServer(
 async function wire(
   config: Config,
   clock: Clock,
-  { recover = false }: StartOptions,
+  { recover = false, restored }: StartOptions,
   log: Logger,
   closers: (() => Promise<unknown> | void)[],
 ): Promise<Omit<Server, 'close'>> {
@@ -156,6 +161,7 @@ async function wire(
   const audit = new Audit(state, clock);
   const refusedLogins = new RefusedLogins(audit);
   closers.push(() => refusedLogins.flush());
+  const backups = new Backups({ state, history, metrics, clock, log, version: VERSION });
   const identityProvider = config.oidc.enabled ? new IdentityProvider(config.oidc, clock) : undefined;
   const events = new LiveEvents(randomBytes(4).toString('hex'), clock);
   const presence = new PresenceTracker(registry, state, events, clock);
@@ -165,6 +171,8 @@ async function wire(
   await registry.load();
   await fleetKeys.load();
   await audit.load();
+  if (restored !== undefined) await recordRestore(audit, restored);
+  await backups.load();
   await presence.load();
   await quarantine.load();
   await rejects.load();
@@ -234,7 +242,6 @@ async function wire(
   });
   observe(metrics, { ledger, parkedPolls, overload, registry, presence, state, shipper, quarantine, mqtt, room, clock });
 
-  const problems = async (): Promise<string[]> => problemsOf(state, history, shipper);
   const app = await createApp({
     registry,
     deviceLogin,
@@ -243,6 +250,7 @@ async function wire(
     fleetKeys,
     identityProvider,
     audit,
+    backups,
     refusedLogins,
     limits,
     presence,
@@ -264,7 +272,7 @@ async function wire(
     shipper,
     clock,
     log,
-    problems,
+    readiness: () => readiness(state, history, shipper),
     version: VERSION,
   });
   limits.gate.guard(app.server);
@@ -345,17 +353,6 @@ async function openHistory({ influx, dataDir }: Config, onDamage: (line: string)
   return LevelHistory.open(historyFolder(dataDir), onDamage).catch((error: unknown) => {
     throw startErrorOf(error, historyFolder(dataDir));
   });
-}
-
-/** Why the server cannot do its job now, a sentence each. */
-async function problemsOf(state: LevelState, history: History, shipper: Shipper): Promise<string[]> {
-  const problems: string[] = [];
-  await state.check().catch((error: Error) => problems.push(error.message));
-  await history.check().catch((error: Error) => problems.push(error.message));
-  if (shipper.failure !== undefined) problems.push(`the journal is not being shipped: ${shipper.failure}`);
-  const { bytes, bytesMax } = state.journal;
-  if (bytes >= bytesMax) problems.push(`the journal is full: ${bytes} of ${bytesMax} bytes`);
-  return problems;
 }
 
 function portErrorOf(error: unknown, variable: string, host: string, port: number): StartError {

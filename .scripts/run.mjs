@@ -1,5 +1,5 @@
 // The way in for every npm script: checks Node, installs and builds what is missing, then runs the command in this process.
-//   node .scripts/run.mjs start|simulate|compare|bench|torture|test|lint|format|build [arguments]
+//   node .scripts/run.mjs start|backup|simulate|compare|bench|torture|test|lint|format|build [arguments]
 // This file keeps to syntax that old versions of Node can read, so that they get a clear answer too.
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { join, dirname } from 'node:path';
@@ -8,6 +8,7 @@ const NODE_LOWEST = [20, 19];
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 const PROGRAMS = {
   start: 'main.js',
+  backup: 'backup.js',
   simulate: 'simulators/main.js',
   compare: 'bench/push-pull/main.js',
   bench: 'bench/main.js',

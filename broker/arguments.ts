@@ -1,10 +1,13 @@
+import { parseArgs } from 'node:util';
+
 /** The program's arguments: what is not known stops the start. */
-export type Arguments = { readonly recover: boolean; readonly help: boolean };
+export type Arguments = { readonly recover: boolean; readonly restore: string | undefined; readonly help: boolean };
 
-export const USAGE = `Usage: npm start [-- --recover]
+export const USAGE = `Usage: npm start [-- --recover | --restore FILE]
 
-  --recover   after the State folder was lost: build the open commands again from History, say what could not be, and go on
-  --help      this
+  --recover        after the State folder was lost: build the open commands again from History, say what could not be, and go on
+  --restore FILE   into an empty data folder: bring back a backup (npm run backup -- --to FILE), and go on from there
+  --help           this
 
 Everything else is set by environment variables: see Configuration in README.md.
 `;
@@ -13,7 +16,24 @@ Everything else is set by environment variables: see Configuration in README.md.
 export class ArgumentError extends Error {}
 
 export function readArguments(args: readonly string[]): Arguments {
-  const unknown = args.find((arg) => arg !== '--recover' && arg !== '--help' && arg !== '-h');
-  if (unknown !== undefined) throw new ArgumentError(`${unknown} is no argument of Downlink's; it knows --recover and --help`);
-  return { recover: args.includes('--recover'), help: args.includes('--help') || args.includes('-h') };
+  const { recover = false, restore, help = false } = parsed(args);
+  if (restore === '') throw new ArgumentError('--restore takes the file of a backup');
+  if (recover && restore !== undefined) {
+    throw new ArgumentError(
+      '--recover and --restore exclude each other: a backup has more than what can be recovered from History',
+    );
+  }
+  return { recover, restore, help };
+}
+
+function parsed(args: readonly string[]): { recover?: boolean; restore?: string; help?: boolean } {
+  try {
+    return parseArgs({
+      args: [...args],
+      options: { recover: { type: 'boolean' }, restore: { type: 'string' }, help: { type: 'boolean', short: 'h' } },
+    }).values;
+  } catch (error) {
+    const [reason] = (error as Error).message.split(/\.\s/);
+    throw new ArgumentError(`${reason}; Downlink knows --recover, --restore FILE and --help`, { cause: error });
+  }
 }

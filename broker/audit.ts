@@ -26,6 +26,8 @@ export const AUDIT_ACTIONS = [
   'key.revoke',
   'fleet_key.create',
   'fleet_key.revoke',
+  'backup.take',
+  'backup.restore',
   'login.refused',
 ] as const;
 export type AuditAction = (typeof AUDIT_ACTIONS)[number];

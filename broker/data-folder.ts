@@ -15,18 +15,28 @@ export function historyFolder(dataDir: string): string {
   return join(dataDir, 'history');
 }
 
+/** There while a backup is being restored, and after one that was cut short. */
+export function restoringFolder(dataDir: string): string {
+  return join(dataDir, 'restoring');
+}
+
 export function adminKeyFile(dataDir: string): string {
   return join(dataDir, 'admin.key');
 }
 
-/** Makes the folder if need be. Throws StartError when it cannot be written. */
-export async function prepareDataFolder(dataDir: string): Promise<void> {
+/** Makes the folder if need be. Throws StartError when it cannot be written, or holds half of a backup (but to whoever is restoring). */
+export async function prepareDataFolder(dataDir: string, isRestoring = false): Promise<void> {
   try {
     await makeFolder(dataDir);
     await access(dataDir, constants.W_OK);
   } catch (error) {
     throw new StartError(
       `the data folder ${dataDir} cannot be written (${(error as Error).message}); set DOWNLINK_DATA_DIR to one that can`,
+    );
+  }
+  if (!isRestoring && existsSync(restoringFolder(dataDir))) {
+    throw new StartError(
+      `a restore into ${dataDir} is going on or was cut short; start with --restore FILE again, which begins anew, or set DOWNLINK_DATA_DIR to another folder`,
     );
   }
 }

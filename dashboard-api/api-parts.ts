@@ -11,6 +11,7 @@ import type { CommandPull } from '../broker/commands/pull.ts';
 import type { DeviceSync } from '../broker/commands/sync.ts';
 import type { CommandQueries } from '../broker/commands/command-queries.ts';
 import type { Audit } from '../broker/audit.ts';
+import type { Backups } from '../broker/backups.ts';
 import type { Limits } from '../broker/limits/limits.ts';
 import type { LiveEvents } from '../broker/live-events.ts';
 import type { Metrics } from '../broker/metrics.ts';
@@ -21,6 +22,7 @@ import type { IdentityProvider } from '../broker/registry/identity-provider.ts';
 import type { OperatorAccess } from '../broker/registry/operator-access.ts';
 import type { OperatorKeys } from '../broker/registry/operator-keys.ts';
 import type { PresenceTracker } from '../broker/registry/presence-tracker.ts';
+import type { Readiness } from '../broker/readiness.ts';
 import type { RefusedLogins } from '../broker/refused-logins.ts';
 import type { History } from '../broker/store/history.ts';
 import type { Quarantine } from '../broker/store/quarantine.ts';
@@ -40,6 +42,7 @@ export type ApiParts = {
   /** Undefined when there is none. */
   readonly identityProvider: IdentityProvider | undefined;
   readonly audit: Audit;
+  readonly backups: Backups;
   readonly refusedLogins: RefusedLogins;
   readonly limits: Limits;
   readonly presence: PresenceTracker;
@@ -61,8 +64,7 @@ export type ApiParts = {
   readonly shipper: Shipper;
   readonly clock: Clock;
   readonly log: Logger;
-  /** Why the server cannot do its job now, one sentence each; empty when it can. */
-  problems(): Promise<string[]>;
+  readiness(): Promise<Readiness>;
   readonly version: string;
 };
 

@@ -15,6 +15,7 @@ import { errorHandler, sendProblem, downlinkErrorOf } from './problem.ts';
 import { boundOpenRequests } from './rate-bounds.ts';
 import { deviceErrorHandler } from './reject-keeper.ts';
 import { auditRoutes, auditSchema } from './routes/audit.ts';
+import { backupRoutes } from './routes/backup.ts';
 import { commandsRoutes } from './routes/commands.ts';
 import { deviceCommandsRoutes } from './routes/device-commands.ts';
 import { deviceEventsRoutes } from './routes/device-events.ts';
@@ -110,6 +111,7 @@ export async function createApp(parts: ApiParts): Promise<Api> {
   fleetKeysRoutes(app, parts);
   provisionRoutes(app, parts);
   auditRoutes(app, parts);
+  backupRoutes(app, parts, stopping);
   serverRoutes(app, parts);
   await app.register(async (devices: Api) => {
     readBodiesAsOctets(devices);

@@ -1,5 +1,6 @@
 import type { Command, CommandState } from '../../devices/command.ts';
 import type { MetricValue } from '../../devices/telemetry.ts';
+import type { Snapshot } from './snapshot.ts';
 
 /**
  * History: what happened. Rows come in as line protocol (see line-protocol.ts for the schema) and are read back as readings and commands.
@@ -29,6 +30,9 @@ export interface History {
 
   /** Ids of devices that have readings or commands here, in order, at most `limit`. */
   devices(limit: number): Promise<string[]>;
+
+  /** All of it as it is at this call; undefined where the store is backed up by means of its own. */
+  snapshot(): Snapshot | undefined;
 
   /** Throws `history_unavailable` with the reason when the store cannot be used now. */
   check(): Promise<void>;

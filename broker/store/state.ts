@@ -1,3 +1,5 @@
+import type { Snapshot } from './snapshot.ts';
+
 /**
  * State: what must be known to go on (devices, keys, open commands, idempotency keys) and the journal, in one durable place.
  *
@@ -46,6 +48,9 @@ export interface State {
   /** Takes a value that cannot be read out of the way, so that it is met once, and tells of it in one line. */
   putAside(key: string, value: string): Promise<void>;
 
+  /** All of it as it is at this call. */
+  snapshot(): Snapshot;
+
   /** Throws `storage_unavailable` when the last commit could not be written and nothing has been since. */
   check(): Promise<void>;
 
@@ -64,6 +69,8 @@ export interface Journal {
   trim(through: number): Promise<void>;
   readonly bytes: number;
   readonly bytesMax: number;
+  /** There is no room for what was last refused for want of it. */
+  readonly isFull: boolean;
   /** Sequence number of the newest durable record; 0 when there never was one. */
   readonly head: number;
   /** When the oldest record still here was written, epoch milliseconds. */

@@ -29,7 +29,9 @@ export function serverRoutes(app: Api, parts: ApiParts): void {
 
   const readiness = Type.Object({
     ready: Type.Boolean(),
-    reasons: Type.Array(Type.String(), { description: 'What keeps the server from doing all of its job, a sentence each' }),
+    reasons: Type.Array(Type.String(), {
+      description: 'What keeps the server from doing all of its job, a sentence each; also while it is ready',
+    }),
   });
   app.get(
     '/readyz',
@@ -38,18 +40,23 @@ export function serverRoutes(app: Api, parts: ApiParts): void {
       schema: {
         tags,
         operationId: 'readiness',
-        summary: 'The server can do its job',
-        description: 'No key needed.',
+        summary: 'The server takes new work',
+        description:
+          'No key needed. 503 when new telemetry or commands are refused: the data folder cannot be written, the journal is full, the server is stopping. With ' +
+          'InfluxDB away all is taken and queries of the past are not answered: that is 200, and `reasons` says so.',
         response: {
-          200: Type.Unsafe<{ ready: boolean; reasons: string[] }>({ ...readiness, description: 'It can' }),
-          503: Type.Unsafe<{ ready: boolean; reasons: string[] }>({ ...readiness, description: 'It cannot, for these reasons' }),
+          200: Type.Unsafe<{ ready: boolean; reasons: string[] }>({ ...readiness, description: 'It does' }),
+          503: Type.Unsafe<{ ready: boolean; reasons: string[] }>({
+            ...readiness,
+            description: 'It does not, for these reasons',
+          }),
         },
       },
     },
     async (_, reply) => {
-      const reasons = await parts.problems();
-      reply.code(reasons.length === 0 ? 200 : 503);
-      return { ready: reasons.length === 0, reasons };
+      const { isReady, reasons } = await parts.readiness();
+      reply.code(isReady ? 200 : 503);
+      return { ready: isReady, reasons: [...reasons] };
     },
   );
 
@@ -73,6 +80,11 @@ export function serverRoutes(app: Api, parts: ApiParts): void {
     },
   );
 
-  app.get('/openapi.json', { schema: { hide: true } }, () => app.swagger());
+  // It takes no key, so it is made once.
+  let document: Buffer | undefined;
+  app.get('/openapi.json', { schema: { hide: true } }, (_, reply) => {
+    document ??= Buffer.from(JSON.stringify(app.swagger()));
+    return reply.type('application/json; charset=utf-8').send(document);
+  });
   app.get('/', { schema: { hide: true } }, (_, reply) => reply.redirect('/docs'));
 }

@@ -69,6 +69,9 @@ export class InfluxHistory implements History {
     await this.#client.query(['SHOW MEASUREMENTS LIMIT 1']);
   }
 
+  /** InfluxDB has a backup command of its own. */
+  snapshot(): undefined {}
+
   async close(): Promise<void> {
     this.#client.close();
   }

@@ -5,10 +5,12 @@ import { commandOfRow } from '../command-row.ts';
 import type { CommandsQuery, History, Point, ReadingsQuery, RefusedLine, WindowPoint, WindowsQuery } from '../history.ts';
 import { parseFields, valueOf } from '../line-parser.ts';
 import { fieldOfMetric, GIVEN_TS_FIELD, metricOfField } from '../line-protocol.ts';
+import type { Snapshot } from '../snapshot.ts';
 import * as keys from './history-keys.ts';
 import { chunkNumberOf, mergeChunks, readChunk, spanStart, type Chunk, type StoredPoint } from './point-chunks.ts';
 import { tallyWindows } from './point-windows.ts';
 import { isOfDamage, openLevel, type Database, type OpenLevelOptions } from './open-level.ts';
+import { snapshotOf } from './snapshot.ts';
 import { writeRows, type ChunkCount } from './row-writer.ts';
 import { sortableTime, timeOfSortable } from './sortable-time.ts';
 
@@ -148,6 +150,11 @@ export class LevelHistory implements History {
       }
       return [...ids].toSorted().slice(0, limit);
     });
+  }
+
+  /** All of it as it is at this call, whatever is appended later. */
+  snapshot(): Snapshot {
+    return snapshotOf(this.#db);
   }
 
   check(): Promise<void> {

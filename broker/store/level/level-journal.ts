@@ -17,6 +17,8 @@ export class LevelJournal implements Journal {
   #head = 0;
   #tail = 0;
   #oldestAt: number | undefined;
+  /** Of what was last refused. */
+  #refusedBytes = 0;
   #listener: () => void = () => {};
   readonly #requestTrim: (through: number) => Promise<void>;
 
@@ -64,6 +66,15 @@ export class LevelJournal implements Journal {
   }
   get oldestAt(): number | undefined {
     return this.#bytes === 0 ? undefined : this.#oldestAt;
+  }
+
+  get isFull(): boolean {
+    return this.#refusedBytes > 0 && this.#bytes + this.#refusedBytes > this.bytesMax;
+  }
+
+  /** There was no room for so many octets. */
+  refused(bytes: number): void {
+    this.#refusedBytes = bytes;
   }
 
   onAppend(listener: () => void): void {

@@ -1,9 +1,11 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import type { Clock } from '../../../devices/clock.ts';
 import { DownlinkError } from '../../../devices/downlink-error.ts';
+import type { Snapshot } from '../snapshot.ts';
 import type { Change, Entry, Journal, State } from '../state.ts';
 import { LevelJournal } from './level-journal.ts';
 import { isOfDamage, openLevel, type Database } from './open-level.ts';
+import { snapshotOf } from './snapshot.ts';
 
 /**
  * State on LevelDB with group commit. What is committed while a batch is being written waits and shares the next fsync; a batch is
@@ -134,6 +136,7 @@ export class LevelState implements State {
     if (this.#closed) return new DownlinkError('shutting_down', 'the server is stopping');
     if (this.#failure !== undefined) return this.#failure;
     if (chars === 0 || this.#journal.bytes + this.#next.lineChars + chars <= this.#journal.bytesMax) return undefined;
+    this.#journal.refused(chars);
     return new DownlinkError('journal_full', `the journal holds its ${this.#journal.bytesMax} bytes because History is behind`, {
       retryAfterSeconds: 10,
     });
@@ -160,6 +163,11 @@ export class LevelState implements State {
     } finally {
       await entries.close();
     }
+  }
+
+  /** All of it as it is at this call, whatever is committed later. */
+  snapshot(): Snapshot {
+    return snapshotOf(this.#db);
   }
 
   async check(): Promise<void> {

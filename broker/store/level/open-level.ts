@@ -116,7 +116,7 @@ async function currentManifest(folder: string): Promise<string | undefined> {
 }
 
 /** Opens in a way that always fails, and before anything is touched: with `LEVEL_LOCKED` if another process has the folder. */
-async function assertUnlocked(folder: string): Promise<void> {
+export async function assertUnlocked(folder: string): Promise<void> {
   try {
     await new ClassicLevel(folder).open({ createIfMissing: false, errorIfExists: true });
   } catch (error) {
