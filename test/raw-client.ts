@@ -18,6 +18,9 @@ export async function createKey(server: LiveServer, mqtt: Rights = ALL): Promise
   return { id: body.key.id, key: body.secret };
 }
 
+/** To a packet that came with a message id. */
+type Answer = { readonly cmd: 'puback' | 'pubrec' | 'pubrel' | 'pubcomp'; readonly messageId: number | undefined };
+
 export class RawClient {
   readonly closed: Promise<void>;
   readonly #socket: Socket;
@@ -44,8 +47,8 @@ export class RawClient {
     );
   }
 
-  send(...packets: (Packet | Buffer)[]): void {
-    this.#socket.write(Buffer.concat(packets.map((packet) => (Buffer.isBuffer(packet) ? packet : generate(packet)))));
+  send(...packets: (Packet | Answer | Buffer)[]): void {
+    this.#socket.write(Buffer.concat(packets.map((packet) => (Buffer.isBuffer(packet) ? packet : generate(packet as Packet)))));
   }
 
   /** The next packet. Throws when the connection ends without one. */

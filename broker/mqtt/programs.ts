@@ -147,6 +147,8 @@ export class Programs {
       return false;
     }
     session.granted.add(topic);
+    // At once: what the client publishes right behind its SUBSCRIBE comes to it as well.
+    if (session.client.clean) this.store.subscriptions.add(session.id, { topic, qos: subscription.qos });
     return true;
   }
 
@@ -154,7 +156,6 @@ export class Programs {
   subscribed(session: ProgramSession, subscriptions: readonly Subscription[]): void {
     for (const { topic, qos } of subscriptions) {
       if (qos > 2) continue;
-      if (session.client.clean) this.store.subscriptions.add(session.id, { topic, qos });
       session.wantRetained(this.store.retained.topics(topic), qos);
     }
   }
