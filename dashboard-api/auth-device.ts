@@ -16,7 +16,9 @@ declare module 'fastify' {
 }
 
 /** An `onRequest` hook. Refuses with `unauthorized`, or `forbidden` for an operator's key. */
-export function deviceAuth(parts: IdentityParts & Pick<ApiParts, 'deviceLogin' | 'metrics' | 'refusedLogins' | 'limits'>) {
+export function deviceAuth(
+  parts: IdentityParts & Pick<ApiParts, 'deviceLogin' | 'metrics' | 'refusedLogins' | 'limits' | 'rejects' | 'log'>,
+) {
   return (request: FastifyRequest, _: FastifyReply, done: (error?: Error) => void): void => {
     try {
       const device = deviceOfRequest(parts, request);

@@ -17,7 +17,7 @@ declare module 'fastify' {
   }
 }
 
-type OperatorParts = IdentityParts & Pick<ApiParts, 'refusedLogins' | 'limits'>;
+type OperatorParts = IdentityParts & Pick<ApiParts, 'refusedLogins' | 'limits' | 'rejects' | 'log'>;
 
 /**
  * An `onRequest` hook. Refuses with `unauthorized`, `forbidden` for a lesser role or another kind of credential, or

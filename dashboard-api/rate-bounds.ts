@@ -1,27 +1,31 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import type { BoundName } from '../broker/bounds.ts';
-import type { Limits } from '../broker/limits/limits.ts';
 import { SECOND_MS } from '../devices/clock.ts';
 import { DownlinkError } from '../devices/downlink-error.ts';
+import type { ApiParts } from './api-parts.ts';
 
 /** Requests under the bounds: logins by address, requests and octets a second by who sends them. Beyond them is 429 with `Retry-After`. */
-type Parts = { readonly limits: Limits };
+const NOTHING = new Uint8Array();
+
+type Parts = Pick<ApiParts, 'limits'>;
+type AdmitParts = Pick<ApiParts, 'limits' | 'rejects' | 'log'>;
 
 /**
  * A credential is good: counts the request. `identity` is the device's id, or `key:` and the key's. Throws `rate_limited`, also where logins from its address are
  * paused and it was never let in from there.
  */
-export function admit({ limits }: Parts, request: FastifyRequest, identity: string): void {
+export function admit(parts: AdmitParts, request: FastifyRequest, identity: string): void {
+  const { limits } = parts;
   const pauseSeconds = limits.logins.right(request.ip, identity);
   if (pauseSeconds > 0) throw pausedLogins(pauseSeconds);
   const waitMs = limits.requests.tryTake(identity);
-  if (waitMs > 0) refuse(limits, 'requests_per_second', identity, waitMs, `requests a second`);
+  if (waitMs > 0) refuse(parts, request, 'requests_per_second', identity, waitMs);
   const { headers } = request;
   const { 'content-length': length } = headers;
   if (length === undefined && headers['transfer-encoding'] === undefined) return;
-  // A body of unknown length counts as the longest.
-  const bytesWaitMs = limits.bytes.tryTake(identity, length === undefined ? limits.bounds.body_bytes : Number(length));
-  if (bytesWaitMs > 0) refuse(limits, 'bytes_per_second', identity, bytesWaitMs, `octets a second`);
+  // A body of unknown length counts as the longest; one that says it is longer is not read, and so counts as no more.
+  const { bodyLimit: bytesMax } = request.routeOptions;
+  const bytesWaitMs = limits.bytes.tryTake(identity, length === undefined ? bytesMax : Math.min(Number(length), bytesMax));
+  if (bytesWaitMs > 0) refuse(parts, request, 'bytes_per_second', identity, bytesWaitMs);
 }
 
 /** A credential is wrong. What to throw in place of `error`, if logins from its address are paused: then nothing is said of the credential. */
@@ -45,15 +49,24 @@ export function boundOpenRequests({ limits }: Parts) {
   };
 }
 
+const WHAT = { requests_per_second: 'requests', bytes_per_second: 'octets' } as const;
+
 function refuse(
-  limits: Limits,
-  bound: BoundName & ('requests_per_second' | 'bytes_per_second'),
+  { limits, rejects, log }: AdmitParts,
+  { url }: FastifyRequest,
+  bound: keyof typeof WHAT,
   identity: string,
   waitMs: number,
-  what: string,
 ): never {
   limits.reached(bound, { client: identity });
-  throw rateLimited(`${limits.bounds[bound]} ${what} are taken from one device or key`, waitMs);
+  const error = rateLimited(`${limits.bounds[bound]} ${WHAT[bound]} a second are taken from one device or key`, waitMs);
+  const isDevice = !identity.includes(':');
+  if (isDevice && limits.mayTell(identity)) {
+    rejects.keep(identity, { transport: 'http', where: url, body: NOTHING }, error).catch((failure: Error) => {
+      log.warn(`a reject of ${identity} could not be kept: ${failure.message}`);
+    });
+  }
+  throw error;
 }
 
 function rateLimited(message: string, waitMs: number): DownlinkError {

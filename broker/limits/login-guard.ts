@@ -68,7 +68,8 @@ export class LoginGuard {
     watched.countedAt = now;
     const longestMs = this.#bounds.login_pause * SECOND_MS;
     if (now - watched.pausedUntil > FORGIVEN_AFTER_PAUSES * longestMs) watched.pauses = 0;
-    if (watched.wrong < perMinute) return 0;
+    // As soon as there is no room for a whole one more: those counted have begun to be forgotten.
+    if (watched.wrong <= perMinute - 1) return 0;
     watched.pausedUntil = now + Math.min(longestMs, SECOND_MS * 2 ** watched.pauses);
     watched.pauses += 1;
     watched.wrong = perMinute * (1 - SHARE_AFTER_PAUSE);

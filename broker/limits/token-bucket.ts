@@ -6,6 +6,8 @@ export type Rate = { readonly perSecond: number };
 
 export const BURST_SECONDS = 10;
 const MS = 1_000;
+/** Who waits as long as it was told is not to fail by the last bit. */
+const ROUNDING = 1e-6;
 
 export class TokenBucket {
   readonly #rate: Rate;
@@ -23,7 +25,7 @@ export class TokenBucket {
     this.#fill(now);
     // What is larger than the whole reserve is taken when that is full, and owed.
     const missing = Math.min(count, this.#rate.perSecond * BURST_SECONDS) - this.#tokens;
-    if (missing > 0) return (missing / this.#rate.perSecond) * MS;
+    if (missing > ROUNDING) return (missing / this.#rate.perSecond) * MS;
     this.#tokens -= count;
     return 0;
   }
@@ -32,13 +34,13 @@ export class TokenBucket {
   owe(count: number, now: number): number {
     this.#fill(now);
     this.#tokens -= count;
-    return this.#tokens >= 0 ? 0 : (-this.#tokens / this.#rate.perSecond) * MS;
+    return this.#tokens >= -ROUNDING ? 0 : (-this.#tokens / this.#rate.perSecond) * MS;
   }
 
   /** A full one is as good as a new one. */
   isFull(now: number): boolean {
     this.#fill(now);
-    return this.#tokens >= this.#rate.perSecond * BURST_SECONDS;
+    return this.#tokens >= this.#rate.perSecond * BURST_SECONDS - ROUNDING;
   }
 
   #fill(now: number): void {
