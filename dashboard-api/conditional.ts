@@ -4,6 +4,8 @@
 export type Validators = {
   /** A weak entity tag, quotes included. */
   readonly etag: string;
+  /** Another that stands for what is no different to its holder. */
+  readonly etagBefore?: string | undefined;
   /** Epoch milliseconds; no two changes on either side of an answer share one. */
   readonly lastChangeAt: number;
 };
@@ -19,7 +21,10 @@ export function isConditional(headers: Conditions): boolean {
 /** True when the answer is 304. `If-None-Match` makes `If-Modified-Since` count for nothing (RFC 9110, 13.2.2). */
 export function isNotModified(headers: Conditions, validators: Validators, now: number): boolean {
   const tags = headers['if-none-match'];
-  if (tags !== undefined) return matchesAny(tags, validators.etag);
+  if (tags !== undefined) {
+    const { etag, etagBefore } = validators;
+    return matchesAny(tags, etag) || (etagBefore !== undefined && matchesAny(tags, etagBefore));
+  }
   const date = headers['if-modified-since'];
   const given = date === undefined ? undefined : httpDateMs(date);
   // A date that is still to come is of another clock, or of this one before it was set back: it says nothing.

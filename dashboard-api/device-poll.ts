@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { ParkedPoll, ParkEnd } from '../broker/commands/parked-polls.ts';
-import type { PullRequest } from '../broker/commands/pull.ts';
+import type { PullRequest, QueueTag } from '../broker/commands/pull.ts';
 import { SECOND_MS } from '../devices/clock.ts';
 import type { Command } from '../devices/command.ts';
 import type { Device } from '../devices/device.ts';
@@ -114,6 +114,7 @@ export class DevicePoll implements ParkedPoll {
     const pulled = pull.lease(device, pullRequestOf(this.#query, encoder), false);
     if (pulled.commands.length === 0) return false;
     releaseIfLost(this.#reply, this.#parts, pulled.commands);
+    pull.noteTaken(device.id, validators);
     this.#head(pulled.sleep.untilSeconds, validators, '200');
     encoder.send(this.#reply, 200, pulled);
     return true;
@@ -126,11 +127,7 @@ export class DevicePoll implements ParkedPoll {
     void this.#reply.code(status).send();
   }
 
-  #head(
-    untilSeconds: number,
-    { etag, lastChangeAt }: { etag: string; lastChangeAt: number },
-    status: '200' | '204' | '304',
-  ): void {
+  #head(untilSeconds: number, { etag, lastChangeAt }: QueueTag, status: '200' | '204' | '304'): void {
     this.#parts.metrics.polls.inc({ status });
     void this.#reply.headers({
       'retry-after': untilSeconds,
@@ -150,7 +147,7 @@ export class DevicePoll implements ParkedPoll {
     return isNotModified(headers, this.#validators(), this.#parts.clock.now());
   }
 
-  #validators(): { etag: string; lastChangeAt: number } {
+  #validators(): QueueTag {
     const { maxBytes, limit = PULL_DEFAULT } = this.#query;
     // Where octets are bounded, what is too large is passed over, however far that goes.
     if (maxBytes !== undefined) return this.#parts.pull.tag(this.#device, `${this.#format} ${maxBytes}`);

@@ -257,6 +257,16 @@ describe('a conditional poll', () => {
     expect((await pull('', { 'if-none-match': etag })).status).toBe(304);
   });
 
+  test('with the tag of the answer before is 304 when that took all there was', async () => {
+    await issue('a');
+    const { etag } = validatorsOf(await pull());
+    expect((await pull('', { 'if-none-match': etag })).status).toBe(304);
+    expect((await pull('', { 'if-none-match': '"another"' })).status).toBe(204);
+    const id = await issue('b');
+    expect(idsOf(await pull('', { 'if-none-match': etag }))).toEqual([id]);
+    expect((await pull('', { 'if-none-match': etag })).status).toBe(204);
+  });
+
   test('gets the rest when its tag is that of an answer with more to come', async () => {
     const ids = [await issue('a'), await issue('b')];
     const first = await pull('?limit=1');

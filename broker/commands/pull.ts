@@ -38,6 +38,8 @@ export type Pulled = {
   readonly sleep: Sleep;
 };
 
+export type QueueTag = { readonly etag: string; readonly etagBefore?: string | undefined; readonly lastChangeAt: number };
+
 const TAG_CHARS = 16;
 /** Whatever a poll would be given, it would be nothing. */
 const NOTHING_TAG = 'W/"nothing"';
@@ -130,9 +132,9 @@ export class CommandPull {
   /**
    * Entity tag and time of the last change of what would be handed over now, from memory. What does not fit into one kind of answer may fit into another:
    * `variant` names the kind, and makes for another tag where there is something. `limit`: an answer holds no more, so that of what is behind it only
-   * matters whether there is something.
+   * matters whether there is something. `etagBefore`: that of the answer which took all there was; who gives it back knows that nothing is left.
    */
-  tag(device: Device, variant = '', limit = Number.POSITIVE_INFINITY): { etag: string; lastChangeAt: number } {
+  tag(device: Device, variant = '', limit = Number.POSITIVE_INFINITY): QueueTag {
     const lastChangeAt = this.#changes.lastChangeAt(device.id);
     let text = '';
     for (const { id, attempts } of this.#dispatcher.doubtful(device.id)) text += `,${id} ${attempts}`;
@@ -142,8 +144,13 @@ export class CommandPull {
       text += count > limit ? ',more' : `,${id} ${attempts}`;
       if (count > limit) break;
     }
-    if (text === '') return { etag: NOTHING_TAG, lastChangeAt };
+    if (text === '') return { etag: NOTHING_TAG, etagBefore: this.#changes.takenTag(device.id), lastChangeAt };
     return { etag: `W/"${hash('sha256', variant + text, 'base64url').slice(0, TAG_CHARS)}"`, lastChangeAt };
+  }
+
+  /** The answer that went out with this tag carries commands. */
+  noteTaken(deviceId: string, { etag }: QueueTag): void {
+    this.#changes.noteTaken(deviceId, etag);
   }
 
   hasLeasable(deviceId: string): boolean {

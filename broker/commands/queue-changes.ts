@@ -10,6 +10,7 @@ export class QueueChanges {
   readonly #registry: DeviceRegistry;
   readonly #clock: Clock;
   readonly #lastChangeAt = new Map<string, number>();
+  readonly #takenTag = new Map<string, string>();
   readonly #startedAt: number;
   #latest: number;
 
@@ -24,7 +25,9 @@ export class QueueChanges {
       if (from === 'queued' && state !== 'queued') this.note(deviceId);
     });
     registry.onCredentialGone((deviceId, why) => {
-      if (why === 'deleted') this.#lastChangeAt.delete(deviceId);
+      if (why !== 'deleted') return;
+      this.#lastChangeAt.delete(deviceId);
+      this.#takenTag.delete(deviceId);
     });
   }
 
@@ -32,6 +35,16 @@ export class QueueChanges {
   note(deviceId: string): void {
     this.#latest = Math.max(this.#clock.now(), this.#latest);
     if (this.#registry.find(deviceId) !== undefined) this.#lastChangeAt.set(deviceId, this.#latest);
+  }
+
+  /** An answer with this tag took commands along. */
+  noteTaken(deviceId: string, etag: string): void {
+    if (this.#registry.find(deviceId) !== undefined) this.#takenTag.set(deviceId, etag);
+  }
+
+  /** The tag of the last answer that took commands along. */
+  takenTag(deviceId: string): string | undefined {
+    return this.#takenTag.get(deviceId);
   }
 
   /** Epoch milliseconds; the start of the server when nothing has changed since. */
