@@ -31,3 +31,15 @@ export function isDeeperThan(value: unknown, depthMax: number): boolean {
   }
   return false;
 }
+
+/** The place, from `at` on, of a number that is past what a double can hold: JSON could not say it again. Undefined: there is none. */
+export function infiniteAt(value: unknown, at: string): string | undefined {
+  if (typeof value === 'number') return Number.isFinite(value) ? undefined : at;
+  if (typeof value !== 'object' || value === null || value instanceof Uint8Array) return undefined;
+  for (const name in value) {
+    const place = Array.isArray(value) ? `${at}[${name}]` : `${at}.${name}`;
+    const found = infiniteAt((value as Record<string, unknown>)[name], place);
+    if (found !== undefined) return found;
+  }
+  return undefined;
+}

@@ -1,6 +1,6 @@
 import { MESSAGE_CHARS_MAX, RESULT_BYTES_MAX } from './command.ts';
 import { DownlinkError } from './downlink-error.ts';
-import type { JsonValue } from './json.ts';
+import { infiniteAt, type JsonValue } from './json.ts';
 
 export const REPORT_STATES = ['running', 'succeeded', 'failed', 'rejected'] as const;
 export type ReportState = (typeof REPORT_STATES)[number];
@@ -36,6 +36,8 @@ export function parseReport(value: unknown): Report {
   if (result !== undefined && Buffer.byteLength(JSON.stringify(result)) > RESULT_BYTES_MAX) {
     throw fault('result', `takes at most ${RESULT_BYTES_MAX} bytes as JSON`);
   }
+  const infinite = infiniteAt(result, 'result');
+  if (infinite !== undefined) throw fault(infinite.slice(0, 80), 'is not a finite number');
   return {
     state: state as ReportState,
     ...(result !== undefined && { result: result as JsonValue }),

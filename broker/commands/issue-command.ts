@@ -15,7 +15,7 @@ import {
 import { isOrderOp } from '../../devices/condition.ts';
 import type { Device } from '../../devices/device.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
-import type { JsonValue } from '../../devices/json.ts';
+import { infiniteAt, type JsonValue } from '../../devices/json.ts';
 import { expectedWakeAt, nthExpectedWakeAt } from '../../devices/expected-wakes.ts';
 import { isMetricName, STRING_BYTES_MAX } from '../../devices/telemetry.ts';
 import { hasSchedule } from '../../devices/wake-slot.ts';
@@ -227,6 +227,8 @@ function assertSizes({ params, payload, contentType }: CommandRequest): void {
   if (params !== undefined && Buffer.byteLength(JSON.stringify(params)) > PARAMS_BYTES_MAX) {
     throw new DownlinkError('invalid_request', `params takes at most ${PARAMS_BYTES_MAX} bytes as JSON`, { at: 'params' });
   }
+  const infinite = infiniteAt(params, 'params')?.slice(0, 80);
+  if (infinite !== undefined) throw new DownlinkError('invalid_request', `${infinite} is not a finite number`, { at: infinite });
   if (payload === undefined) return;
   const octets = Buffer.from(payload, 'base64');
   if (octets.toString('base64') !== payload) {

@@ -9,8 +9,8 @@ import { connect } from 'node:net';
 export type HealthyData = { mqttPort: number; url: string; id: string; token: string; operatorKey: string };
 export type HealthyReport = { pings: number[]; readings: number[]; commands: number[]; faults: string[] };
 
-const PAUSE_MS = 20;
-const COMMAND_PAUSE_MS = 100;
+const PAUSE_MS = 10;
+const COMMAND_PAUSE_MS = 40;
 const ANSWER_MS_MAX = 20_000;
 
 const { mqttPort, url, id, token, operatorKey } = workerData as HealthyData;
