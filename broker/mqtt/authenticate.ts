@@ -41,7 +41,9 @@ export class Authenticator {
     const key = username === undefined || password === undefined ? undefined : this.#keys.find(password.toString('utf8'));
     if (key === undefined || key.id !== username) return;
     const clientId = Programs.clientIdOf(key.id, connect.clientId);
-    this.#identities.set(client, programIdentity(key, clientId));
+    const identity = programIdentity(key, clientId);
+    this.#identities.set(client, identity);
+    if (identity.kind === 'program') this.#keys.used(key.id, ('remoteAddress' in client.conn && client.conn.remoteAddress) || '');
     connect.clientId = clientId ?? '';
   }
 

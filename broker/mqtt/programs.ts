@@ -44,6 +44,16 @@ export class Programs {
       rightsOf: (clientId) => this.#rightsOf(keyIdOf(clientId)),
     });
     keys.onGone((keyId, why) => this.#onKeyGone(keyId, why));
+    metrics.gauge('downlink_mqtt_programs', 'Programs that are connected over MQTT', () => this.#holders.size);
+    metrics.gauge('downlink_mqtt_sessions', 'Sessions of programs that outlive their connections', () => store.sessions);
+    metrics.gauge(
+      'downlink_mqtt_queued_messages',
+      'Messages that wait for programs, or for their word',
+      () => store.queues.messages,
+    );
+    metrics.gauge('downlink_mqtt_queued_bytes', 'Their octets', () => store.queues.bytes);
+    metrics.gauge('downlink_mqtt_retained_messages', 'Retained messages', () => store.retained.size);
+    metrics.gauge('downlink_mqtt_retained_bytes', 'Their octets', () => store.retained.bytes);
   }
 
   /** Publishes what programs left as their wills when the server stopped or died. Before anybody connects. */
@@ -68,10 +78,6 @@ export class Programs {
 
   of(client: object | null): ProgramSession | undefined {
     return client === null ? undefined : this.#sessions.get(client);
-  }
-
-  get connections(): number {
-    return this.#holders.size;
   }
 
   /** Whether there is room for its session; the connection that holds its client id is closed before this resolves. */
