@@ -2,8 +2,9 @@ import { describe, expect, it } from 'vitest';
 import { adviceFrom } from '../bench/push-pull/advice.ts';
 import { chartOf } from '../bench/push-pull/chart.ts';
 import { measuredOf, type Measured } from '../bench/push-pull/measured.ts';
-import { parseOptions, UsageError } from '../bench/push-pull/options.ts';
+import { parseOptions, UsageError, type Options } from '../bench/push-pull/options.ts';
 import { RadioMeter } from '../bench/push-pull/radio-meter.ts';
+import { adviceLines } from '../bench/push-pull/report.ts';
 import { planOf, type Workload } from '../bench/push-pull/workload.ts';
 
 /** The comparison of push and pull: its radio model, its plan, and what it makes of the figures. */
@@ -57,6 +58,13 @@ describe('the plan', () => {
     expect(times.every((atMs) => atMs >= 0 && atMs < 60_000)).toBe(true);
     expect(times.length).toBeGreaterThan(0);
   });
+
+  it('has two commands a device on average in a short run, and one every 15 s in a long one, unless told otherwise', () => {
+    const every = (...args: string[]): unknown => (parseOptions(args, ['push'], 1) as Options).workload.commandSeconds;
+    expect([every('--seconds', '5'), every('--seconds', '60'), every('--seconds', '5', '--command-every', '9')]).toEqual([
+      2.5, 15, 9,
+    ]);
+  });
 });
 
 describe('the figures', () => {
@@ -92,6 +100,10 @@ describe('the advice', () => {
 
   it('never names a way that lost a command', () => {
     expect(adviceFrom([{ ...push, missing: 1 }])).toEqual([]);
+  });
+
+  it('says why there is none', () => {
+    expect(adviceLines([])).toEqual([expect.stringMatching(/^No advice: no command was issued/)]);
   });
 });
 

@@ -23,7 +23,7 @@ Sends the same commands and telemetry by every way of delivery, each against a s
   --seed N               repeats a run's commands (random, and printed)
   --ways A,B             of push, sse, long-poll, poll, conditional, adaptive, one-trip, notify, hybrid (all)
   --every N              seconds between two wakes, and two measurements of a device (5)
-  --command-every N      mean seconds between two commands to a device (15)
+  --command-every N      mean seconds between two commands to a device (15, and less in runs of less than half a minute)
   --keepalive N          of MQTT, seconds (10)
   --wait N               how long a long poll waits, seconds, at most 60 (10)
   --svg FILE             where the chart goes (compare.svg)
@@ -68,13 +68,16 @@ export function parseOptions(args: readonly string[], wayIds: readonly string[],
     if (value >= min && value <= max && (!whole || Number.isInteger(value))) return value;
     throw new UsageError(`--${name} ${text}: it is a ${whole ? 'whole ' : ''}number from ${min} to ${max}`);
   };
+  const seconds = number('seconds', 30, 1, 86_400);
+  // Two a device, so that also a short run of few devices has something to tell.
+  const commandSeconds = Math.min(15, seconds / 2);
   return {
     workload: {
       devices: number('devices', 50, 1, 5_000),
-      seconds: number('seconds', 30, 1, 86_400),
+      seconds,
       seed: number('seed', randomSeed, 0, 4_294_967_295),
       everySeconds: number('every', 5, 1, 86_400),
-      commandSeconds: number('command-every', 15, 0.1, 86_400, false),
+      commandSeconds: number('command-every', commandSeconds, 0.1, 86_400, false),
       keepaliveSeconds: number('keepalive', 10, 1, 65_535),
       waitSeconds: number('wait', 10, 1, 60),
     },

@@ -22,6 +22,10 @@ export function tableLines(measured: readonly Measured[]): string[] {
 }
 
 export function adviceLines(advice: readonly Advice[]): string[] {
+  if (advice.length === 0)
+    return [
+      'No advice: no command was issued, or each way lost some. Run it for longer (--seconds), with more devices (--devices).',
+    ];
   const widest = Math.max(0, ...advice.map(({ need }) => need.length));
   return advice.map(({ need, way, because }) => `${need.padEnd(widest)}   ${way}: ${because}`);
 }
