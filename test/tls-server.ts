@@ -86,12 +86,18 @@ export class TlsServer {
     }
   }
 
+  /** Rejects with the return code of CONNACK as `code`, or when the connection ends before. */
   async connect(deviceId: string, options: IClientOptions & Shown = {}): Promise<MqttDevice> {
-    const client = await mqtt.connectAsync(`mqtts://localhost:${this.mqttsPort}`, {
+    const client = mqtt.connect(`mqtts://localhost:${this.mqttsPort}`, {
       clientId: deviceId,
       ca: this.authority.pem,
       reconnectPeriod: 0,
       ...options,
+    });
+    await new Promise<void>((resolve, reject) => {
+      client.once('connect', () => resolve());
+      client.once('error', reject);
+      client.once('close', () => reject(new Error('closed')));
     });
     return new MqttDevice(deviceId, client);
   }
