@@ -114,7 +114,9 @@ export function lossyFetch(random: () => number, loss: number, counts = { reques
     const isAnswerLost = random() < loss;
     const response = await fetch(input, init);
     if (!isAnswerLost) return response;
-    await response.arrayBuffer();
+    // An event stream has no end to wait for.
+    if (response.headers.get('content-type')?.startsWith('text/event-stream')) await response.body?.cancel();
+    else await response.arrayBuffer();
     counts.answers += 1;
     throw new TypeError('simulated: the answer was lost');
   };

@@ -201,7 +201,7 @@ describe('a hybrid client', () => {
     expect(await server.commandIn(id, 'succeeded')).toMatchObject({ result: 'done', transport: 'mqtt' });
   });
 
-  test('loses nothing and does nothing twice while the network does its worst', async () => {
+  test('loses nothing and does nothing twice while the network does its worst', { timeout: 240_000 }, async () => {
     const seed = newSeed();
     const random = seeded(seed);
     const device = await register({ limits: { leaseSeconds: 2 } });

@@ -281,7 +281,7 @@ test('a schedule by the server is followed, and what it says while it is away is
   await server.commandIn(id, 'succeeded');
 });
 
-describe('with three of ten requests and of answers lost', () => {
+describe('with three of ten requests and of answers lost', { timeout: 240_000 }, () => {
   test.each(['plain', 'conditional', 'long-poll', 'sync'] as const)(
     'each command is carried out once, each report arrives and each sample is stored: %s',
     async (ask) => {

@@ -55,7 +55,7 @@ function options(more: Partial<FleetOptions>): FleetOptions {
 }
 
 describe('the fleet', () => {
-  test('comes out clean in a world full of faults', async () => {
+  test('comes out clean in a world full of faults', { timeout: 240_000 }, async () => {
     const { screen, text } = paper();
     const clean = await runFleet(options({ faults: 0.2, seed: 20 }), screen, { enough: never, now: never, pace: BRISK });
     expect(text()).toContain('Clean: every command ended as its device says');

@@ -73,7 +73,7 @@ export class HttpUplink {
       failures += 1;
       const retryAfterMs = answer?.retryAfterMs;
       if (failures >= FAILURES_A_CALL || this.#stop.aborted) return { isAll: false, retryAfterMs };
-      await delay(Math.min(retryAfterMs ?? backoffMs(failures, RETRY), RETRY.maxMs), this.#stop);
+      await delay(Math.min(retryAfterMs ?? backoffMs(failures - 1, RETRY), RETRY.maxMs), this.#stop);
     }
     return { isAll: true };
   }
@@ -93,4 +93,5 @@ export function isForLater(status: number): boolean {
 }
 
 const FAILURES_A_CALL = 5;
-const RETRY = { minMs: 250, maxMs: 10_000 };
+/** One answer that was lost is soon asked for again; a server that is away is not. */
+const RETRY = { minMs: 100, maxMs: 10_000 };

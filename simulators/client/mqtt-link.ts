@@ -138,7 +138,10 @@ export class MqttLink {
     this.#mode = 'offline';
     this.#putBack();
     if (wasOnline) this.#events.offline();
-    this.#retry = setTimeout(() => this.#connect(), backoffMs(this.#failures, this.#options.reconnect ?? RECONNECT));
+    const { minMs, maxMs } = this.#options.reconnect ?? RECONNECT;
+    // A server that answers is asked again before long, though its connections carry nothing.
+    const range = { minMs, maxMs: wasOnline ? Math.min(maxMs, AFTER_ONLINE_MS_MAX) : maxMs };
+    this.#retry = setTimeout(() => this.#connect(), backoffMs(this.#failures, range));
     this.#failures += 1;
   }
 
@@ -216,6 +219,8 @@ const PROOFS: ReadonlySet<string> = new Set(['publish', 'puback', 'pingresp']);
 const IN_FLIGHT_MAX = 32;
 const KEEPALIVE_SECONDS_DEFAULT = 30;
 const CONNECT_MS_MAX = 10_000;
+/** Above what a hybrid waits for another connection, so that it pulls over one that comes and goes. */
+const AFTER_ONLINE_MS_MAX = 10_000;
 const RECONNECT = { minMs: 500, maxMs: 60_000 };
 /** Straight to the longest wait. */
 const FAILURES_WHEN_REFUSED = 7;

@@ -135,13 +135,13 @@ export class PullLink {
   /** One long poll after the other; with back-off while the server is away, and no faster than it asks for while it does not keep them. */
   async #askAlways(first: Contact, paused: AbortSignal): Promise<void> {
     let failures = first.status === 0 || first.status >= 400 ? 1 : 0;
-    if (failures > 0) await delay(first.sleepMs ?? backoffMs(failures, AWAY), paused);
+    if (failures > 0) await delay(first.sleepMs ?? backoffMs(failures - 1, AWAY), paused);
     while (!paused.aborted) {
       const askedAt = performance.now();
       const { status, sleepMs, brought } = await this.wake();
       if (status === 0 || status >= 400) {
         failures += 1;
-        await delay(sleepMs ?? backoffMs(failures, AWAY), paused);
+        await delay(sleepMs ?? backoffMs(failures - 1, AWAY), paused);
         continue;
       }
       failures = 0;
@@ -168,4 +168,4 @@ export class PullLink {
 const WAIT_SECONDS_DEFAULT = 60;
 /** An empty answer sooner than this is no long poll. */
 const SHORT_POLL_MS = 500;
-const AWAY = { minMs: 500, maxMs: 60_000 };
+const AWAY = { minMs: 100, maxMs: 60_000 };

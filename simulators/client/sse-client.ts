@@ -73,7 +73,11 @@ export class SseClient implements DeviceClient {
     this.#mode = 'stopped';
     this.#core.beginStop();
     const until = Date.now() + STOP_MS_MAX;
-    while (wasStarted && !this.#core.hasNothingToSay && Date.now() < until) await delay(STOP_POLL_MS);
+    while (wasStarted && !this.#core.hasNothingToSay && Date.now() < until) {
+      // Whether or not they rest after a failure.
+      await Promise.race([this.#pull.sendAll(), delay(STOP_MS_MAX)]);
+      await delay(STOP_POLL_MS);
+    }
     await this.#end(new Error('stopped before the server was reached'));
   }
 
@@ -131,4 +135,4 @@ export class SseClient implements DeviceClient {
 const RECONNECT = { minMs: 500, maxMs: 60_000 };
 const RUNNING_AFTER_MS = 1_000;
 const STOP_MS_MAX = 3_000;
-const STOP_POLL_MS = 20;
+const STOP_POLL_MS = 100;

@@ -42,7 +42,7 @@ export class Steadily {
     this.#failures = sent.isAll ? 0 : this.#failures + 1;
     this.#mode = sent.isAll ? 'idle' : 'resting';
     if (sent.isAll) return;
-    const ms = Math.min(sent.retryAfterMs ?? backoffMs(this.#failures, REST), REST.maxMs);
+    const ms = Math.min(sent.retryAfterMs ?? backoffMs(this.#failures - 1, REST), REST.maxMs);
     this.#timer = setTimeout(() => {
       this.#mode = 'idle';
       this.poke();

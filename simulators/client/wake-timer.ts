@@ -57,7 +57,7 @@ export class WakeTimer {
   #wakeAfter({ status, sleepMs }: Wakened): void {
     const isAway = status === 0 || status >= 400;
     this.#failures = isAway ? this.#failures + 1 : 0;
-    const ms = sleepMs ?? (isAway ? backoffMs(this.#failures, AWAY) : SLEEP_MS_DEFAULT);
+    const ms = sleepMs ?? (isAway ? backoffMs(this.#failures - 1, AWAY) : SLEEP_MS_DEFAULT);
     this.#sleepUntil(
       this.#now() + Math.max(SLEEP_MS_MIN, ms),
       () => void this.#wakeUp().then((woken) => woken && this.#wakeAfter(woken)),

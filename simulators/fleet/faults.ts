@@ -95,15 +95,17 @@ export function faultyFetch(faults: Faults): typeof fetch {
   };
 }
 
-/** A stream that may end after some time, as lost connections do. */
+/** A stream that may be cut at any time, as connections are. */
 async function faultyStream(faults: Faults, input: FetchArguments[0], init: RequestInit): Promise<Response> {
-  if (!faults.strike('streamCut')) return fetch(input, init);
   const gone = new AbortController();
-  setTimeout(() => gone.abort(new TypeError('simulated: the stream was cut')), faults.between(0, STREAM_MS_MAX));
+  const timer = setInterval(() => {
+    if (faults.strike('streamCut')) gone.abort(new TypeError('simulated: the stream was cut'));
+  }, STREAM_DRAW_MS);
+  for (const signal of [gone.signal, init.signal]) signal?.addEventListener('abort', () => clearInterval(timer), { once: true });
   return fetch(input, { ...init, signal: init.signal ? AbortSignal.any([init.signal, gone.signal]) : gone.signal });
 }
 
-const STREAM_MS_MAX = 5_000;
+const STREAM_DRAW_MS = 5_000;
 
 type FetchArguments = Parameters<typeof fetch>;
 
