@@ -57,7 +57,7 @@ test.each([
   ['cert.pem', async (): Promise<string> => 'no certificate'],
   ['key.pem', async (): Promise<string> => (await server.authority.server()).key],
   ['devices.pem', async (): Promise<string> => ''],
-  ['crl.pem', async (): Promise<string> => await server.authority.revoke([])],
+  ['crl.pem', async (): Promise<string> => server.authority.revoke([])],
   ['crl.pem', async (): Promise<string> => '-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n'],
 ] as const)('a %s that cannot be used leaves everything as it was, and is taken when it is mended', async (name, bad) => {
   const before = await servedSerial();
