@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import type { AddressInfo } from 'node:net';
 import type { Server as TlsServer } from 'node:tls';
-import { pino, type Logger } from 'pino';
+import type { Logger } from 'pino';
 import { CommandIssuer } from './broker/commands/issue-command.ts';
 import { CommandLedger } from './broker/commands/command-ledger.ts';
 import { ParkedPolls } from './broker/commands/parked-polls.ts';
@@ -21,12 +21,13 @@ import type { Port } from './broker/config-tls.ts';
 import { historyFolder, prepareDataFolder, StartError, startErrorOf, stateFolder } from './broker/data-folder.ts';
 import { Limits } from './broker/limits/limits.ts';
 import { LiveEvents } from './broker/live-events.ts';
+import { openLog } from './broker/log.ts';
 import { Metrics } from './broker/metrics.ts';
-import { Authenticator } from './broker/mqtt/authenticate.ts';
 import { Connections } from './broker/mqtt/connections.ts';
 import { DeviceMessages } from './broker/mqtt/device-messages.ts';
 import { JournalRoom } from './broker/mqtt/journal-room.ts';
 import { MqttServer } from './broker/mqtt/mqtt-server.ts';
+import { Authenticator } from './broker/mqtt/authenticate.ts';
 import { Programs } from './broker/mqtt/programs.ts';
 import { ReceivedMessages } from './broker/mqtt/received-messages.ts';
 import { BOUND_OF, sessionBoundsOf, type SessionBounds } from './broker/mqtt/sessions/session-bounds.ts';
@@ -102,7 +103,7 @@ export async function startServer(
   clock: Clock = { now: () => Date.now() },
   options: StartOptions = {},
 ): Promise<Server> {
-  const log = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime });
+  const log = openLog(config.logLevel);
   const closers: (() => Promise<unknown> | void)[] = [];
   let closing: Promise<void> | undefined;
   const close = (): Promise<void> => (closing ??= closeAll(closers, log));

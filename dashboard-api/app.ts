@@ -11,6 +11,7 @@ import { endAfterAnswer } from './departure.ts';
 import { deviceSchema } from './device-view.ts';
 import { readBodiesAsJson, readBodiesAsOctets } from './json-body.ts';
 import { openapiOptions, problemSchema } from './openapi.ts';
+import { boundPipelined } from './pipelined.ts';
 import { errorHandler, sendProblem, downlinkErrorOf } from './problem.ts';
 import { boundOpenRequests } from './rate-bounds.ts';
 import { deviceErrorHandler } from './reject-keeper.ts';
@@ -73,6 +74,7 @@ export async function createApp(parts: ApiParts): Promise<Api> {
       new DownlinkError('not_found', `there is no ${request.method} ${request.url.split('?', 1)[0]?.slice(0, 200)}`),
     );
   });
+  app.addHook('onRequest', boundPipelined());
   app.decorateRequest('operator', undefined);
   app.decorateRequest('device', undefined);
   app.decorateRequest('fleetKey', undefined);

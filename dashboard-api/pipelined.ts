@@ -1,0 +1,29 @@
+import type { Socket } from 'node:net';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+
+/**
+ * Requests that come before the answers to those before them (RFC 9112, 9.3.2). Node.js reads as many as a connection brings, thousands at once, and nobody else
+ * has a turn meanwhile: more than a client in its right mind sends end the connection.
+ */
+export const PIPELINED_MAX = 64;
+
+export function boundPipelined() {
+  const waiting = new WeakMap<Socket, number>();
+  /** An `onRequest` hook, before all others. */
+  return ({ raw: { socket, httpVersionMajor } }: FastifyRequest, reply: FastifyReply, done: () => void): void => {
+    // HTTP/2 bounds its streams.
+    if (httpVersionMajor !== 1) return done();
+    // Those that came with it are not worth an answer either.
+    if (socket.destroyed) return void reply.hijack();
+    // An answer that has its turn has a socket.
+    if (reply.raw.socket !== null) return done();
+    const others = waiting.get(socket) ?? 0;
+    if (others >= PIPELINED_MAX) {
+      socket.destroy();
+      return void reply.hijack();
+    }
+    waiting.set(socket, others + 1);
+    reply.raw.once('close', () => waiting.set(socket, (waiting.get(socket) ?? 1) - 1));
+    done();
+  };
+}
