@@ -32,6 +32,11 @@ export function endAfterAnswer(reply: FastifyReply): void {
   if (!isHttp2(reply.request.raw)) reply.header('connection', 'close');
 }
 
+/** Fastify sets it after a body that was too large, and HTTP/2 has no such header. */
+export function dropConnectionHeader(reply: FastifyReply): void {
+  if (isHttp2(reply.request.raw)) reply.removeHeader('connection');
+}
+
 /** More waits in the socket than it is good to add to. */
 export function isClogged(response: ServerResponse): boolean {
   // HTTP/2's has no writableNeedDrain.

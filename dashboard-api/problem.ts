@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import { DownlinkError } from '../devices/downlink-error.ts';
 import { ERROR_CODES, type ErrorCode } from '../devices/error-codes.ts';
 import { rfc3339 } from './times.ts';
+import { dropConnectionHeader } from './departure.ts';
 
 /** Errors as answers: `application/problem+json` (RFC 9457) with our stable code, and the one table from codes to HTTP statuses. */
 export const STATUS_OF = {
@@ -66,6 +67,7 @@ export function problemOf(error: DownlinkError): Problem {
 }
 
 export function sendProblem(reply: FastifyReply, error: DownlinkError): FastifyReply {
+  dropConnectionHeader(reply);
   const problem = problemOf(error);
   if (error.retryAfterSeconds !== undefined) reply.header('retry-after', error.retryAfterSeconds);
   if (error.code === 'unauthorized') reply.header('www-authenticate', 'Bearer realm="downlink"');
