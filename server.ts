@@ -19,6 +19,7 @@ import { Backups } from './broker/backups.ts';
 import type { Config } from './broker/config.ts';
 import type { Port } from './broker/config-tls.ts';
 import { historyFolder, prepareDataFolder, StartError, startErrorOf, stateFolder } from './broker/data-folder.ts';
+import { CONNECT_BACKLOG } from './broker/limits/connection-gate.ts';
 import { Limits } from './broker/limits/limits.ts';
 import { LiveEvents } from './broker/live-events.ts';
 import { openLog } from './broker/log.ts';
@@ -295,7 +296,7 @@ async function wire(
   const ports = {
     mqttPort: await openPort('DOWNLINK_MQTT_PORT', config.mqttPort, config.host, (port) => mqtt.listen(config.host, port)),
     httpPort: await openPort('DOWNLINK_HTTP_PORT', config.httpPort, config.host, async (port) => {
-      await app.listen({ host: config.host, port });
+      await app.listen({ host: config.host, port, backlog: CONNECT_BACKLOG });
       return (app.server.address() as AddressInfo).port;
     }),
     ...(await listenTls(config, tls, mqtt, secureHttp, (server) => limits.gate.guard(server))),

@@ -6,6 +6,11 @@ import { Rates } from './rates.ts';
 
 /** Who may open a connection, by whatever port: so many in all, so many an address, so many a second an address. What is too much is closed at once. */
 const ADDRESSES_KEPT_MAX = 100_000;
+/**
+ * Connections that wait to be accepted, of each port, as far as the system allows (Linux: net.core.somaxconn). With Node's 511 a fleet that comes back at once
+ * after a restart overflows it, and TCP tries again only after 1, 3, 7, 15 s.
+ */
+export const CONNECT_BACKLOG = 8_192;
 
 export class ConnectionGate {
   readonly #bounds: Bounds;

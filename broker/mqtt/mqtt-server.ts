@@ -13,6 +13,7 @@ import type { PresenceTracker } from '../registry/presence-tracker.ts';
 import type { DeviceMessages } from './device-messages.ts';
 import { errorOf, refused, type Authenticator, type Identity } from './authenticate.ts';
 import { compositePersistence } from './composite-persistence.ts';
+import { CONNECT_BACKLOG } from '../limits/connection-gate.ts';
 import type { Connections } from './connections.ts';
 import { DeviceIntake } from './device-intake.ts';
 import { devicePersistence } from './device-persistence.ts';
@@ -120,7 +121,7 @@ export class MqttServer {
     this.#parts.connections.guard(tcp);
     await new Promise<void>((resolve, reject) => {
       tcp.once('error', reject);
-      tcp.listen(port, host, resolve);
+      tcp.listen({ port, host, backlog: CONNECT_BACKLOG }, resolve);
     });
     tcp.on('error', (error) => this.#parts.log.error(`MQTT port: ${error.message}`));
     return (tcp.address() as AddressInfo).port;

@@ -2,6 +2,7 @@ import type { X509Certificate } from 'node:crypto';
 import type { AddressInfo, Socket } from 'node:net';
 import { createServer, type Server, type TLSSocket } from 'node:tls';
 import type { Logger } from 'pino';
+import { CONNECT_BACKLOG } from '../limits/connection-gate.ts';
 import type { DeviceAuth } from '../config-tls.ts';
 import type { Certificates } from './certificates.ts';
 import { noteClientCertificate } from './client-certificate.ts';
@@ -70,7 +71,7 @@ export class TlsPort {
   async listen(host: string, port: number): Promise<number> {
     await new Promise<void>((resolve, reject) => {
       this.server.once('error', reject);
-      this.server.listen(port, host, resolve);
+      this.server.listen({ port, host, backlog: CONNECT_BACKLOG }, resolve);
     });
     this.server.on('error', (error: Error) => this.#options.log.error(`${this.#options.name} port: ${error.message}`));
     return (this.server.address() as AddressInfo).port;
