@@ -142,6 +142,13 @@ export const BOUNDS = {
     highest: 3_600,
     text: 'From a request’s first octet to its last; then 400, and the connection is closed.',
   },
+  pipelined_requests: {
+    variable: 'DOWNLINK_PIPELINED_REQUESTS_MAX',
+    byDefault: 64,
+    lowest: 1,
+    highest: 100_000,
+    text: 'HTTP requests of one connection that came before the answers to those before them; one more closes it.',
+  },
   http_idle_seconds: {
     variable: 'DOWNLINK_HTTP_IDLE_SECONDS_MAX',
     byDefault: 72,

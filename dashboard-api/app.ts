@@ -74,7 +74,7 @@ export async function createApp(parts: ApiParts): Promise<Api> {
       new DownlinkError('not_found', `there is no ${request.method} ${request.url.split('?', 1)[0]?.slice(0, 200)}`),
     );
   });
-  app.addHook('onRequest', boundPipelined());
+  app.addHook('onRequest', boundPipelined(parts));
   app.decorateRequest('operator', undefined);
   app.decorateRequest('device', undefined);
   app.decorateRequest('fleetKey', undefined);

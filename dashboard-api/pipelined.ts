@@ -1,16 +1,16 @@
 import type { Socket } from 'node:net';
 import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { ApiParts } from './api-parts.ts';
 
 /**
  * Requests that come before the answers to those before them (RFC 9112, 9.3.2). Node.js reads as many as a connection brings, thousands at once, and nobody else
  * has a turn meanwhile: more than a client in its right mind sends end the connection.
  */
-export const PIPELINED_MAX = 64;
-
-export function boundPipelined() {
+export function boundPipelined({ limits }: Pick<ApiParts, 'limits'>) {
   const waiting = new WeakMap<Socket, number>();
   /** An `onRequest` hook, before all others. */
-  return ({ raw: { socket, httpVersionMajor } }: FastifyRequest, reply: FastifyReply, done: () => void): void => {
+  return (request: FastifyRequest, reply: FastifyReply, done: () => void): void => {
+    const { socket, httpVersionMajor } = request.raw;
     // HTTP/2 bounds its streams.
     if (httpVersionMajor !== 1) return done();
     // Those that came with it are not worth an answer either.
@@ -18,7 +18,8 @@ export function boundPipelined() {
     // An answer that has its turn has a socket.
     if (reply.raw.socket !== null) return done();
     const others = waiting.get(socket) ?? 0;
-    if (others >= PIPELINED_MAX) {
+    if (others >= limits.bounds.pipelined_requests) {
+      limits.reached('pipelined_requests', { address: request.ip });
       socket.destroy();
       return void reply.hijack();
     }
