@@ -158,10 +158,14 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
 
   #write(command: Command, from: CommandState, event: CommandEvent, how: 'exempt' | 'riding'): Promise<void> {
     const { id } = command;
-    // Wakes and deferrals are kept in State alone: History has a row for each change of state.
-    const isStateAlone = event.type === 'wake' || event.type === 'defer';
+    // A deferral is written with the next step only: were it lost in a crash, the device that comes next would bring it about again.
+    if (event.type === 'defer') {
+      this.#tell(command, from);
+      return Promise.resolve();
+    }
+    // Wakes are kept in State alone: History has a row for each change of state.
     const rows: Entry[] = [];
-    if (command.state !== from || !isStateAlone) rows.push(rowOf(command));
+    if (command.state !== from || event.type !== 'wake') rows.push(rowOf(command));
     if (rows.length > 0 && event.type !== 'take_place') rows.push(this.#eventRow(command, from));
     if (isEnded(command)) this.#ending.set(id, command);
     const durable = this.#commit(commandChanges(command), rows, how).then(() => {
