@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { connect, type TLSSocket } from 'node:tls';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { ADMIN_KEY, type MqttDevice } from './live-server.ts';
+import { Authority } from './tls-authority.ts';
 import { TlsServer } from './tls-server.ts';
 
 /** Certificate files that change while the server runs. */
@@ -57,6 +58,7 @@ test.each([
   ['cert.pem', async (): Promise<string> => 'no certificate'],
   ['key.pem', async (): Promise<string> => (await server.authority.server()).key],
   ['devices.pem', async (): Promise<string> => ''],
+  ['devices.pem', async (): Promise<string> => server.deviceAuthority.pem + (await Authority.make('Without a list')).pem],
   ['crl.pem', async (): Promise<string> => server.authority.revoke([])],
   ['crl.pem', async (): Promise<string> => '-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n'],
 ] as const)('a %s that cannot be used leaves everything as it was, and is taken when it is mended', async (name, bad) => {

@@ -35,6 +35,7 @@ export function readRevocations(pems: readonly string[], authorities: readonly X
   if (pems.length === 0) throw new Error('it has no revocation list in PEM (-----BEGIN X509 CRL-----)');
   const issuers = authorities.map((authority) => ({ authority, name: hex(AsnConvert.serialize(partsOf(authority).subject)) }));
   const revoked = new Set<string>();
+  const listed = new Set<string>();
   let endsAt: number | undefined;
   for (const pem of pems) {
     const list = AsnConvert.parse(Buffer.from(pem.replaceAll(/-----.*?-----/g, ''), 'base64'), CertificateList);
@@ -43,10 +44,14 @@ export function readRevocations(pems: readonly string[], authorities: readonly X
     if (!issuers.some((known) => known.name === name && isSignedBy(list, known.authority))) {
       throw new Error('a list in it is signed by none of the authorities in DOWNLINK_TLS_CLIENT_CA_FILE');
     }
+    listed.add(name);
     for (const { userCertificate } of revokedCertificates ?? []) revoked.add(keyOf(name, hex(userCertificate)));
     const end = nextUpdate?.getTime().getTime();
     if (end !== undefined) endsAt = Math.min(endsAt ?? end, end);
   }
+  // OpenSSL would accept no certificate of it.
+  const unlisted = issuers.find(({ name }) => !listed.has(name));
+  if (unlisted !== undefined) throw new Error(`it has no list of ${unlisted.authority.subject.replaceAll('\n', ', ')}`);
   return { lists: pems, endsAt, revoked };
 }
 
