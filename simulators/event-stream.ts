@@ -100,7 +100,7 @@ async function open(
 ): Promise<ReadableStream<Uint8Array>> {
   const response = await send(url, {
     headers: {
-      authorization: `Bearer ${token}`,
+      ...(token !== '' && { authorization: `Bearer ${token}` }),
       accept: 'text/event-stream',
       ...(lastEventId !== undefined && { 'last-event-id': lastEventId }),
     },

@@ -4,6 +4,7 @@ import { connect, type TLSSocket } from 'node:tls';
 import { X509Certificate } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { deviceOfCertificate } from '../broker/tls/client-certificate.ts';
+import { PushClient } from '../simulators/client/push-client.ts';
 import { ADMIN_KEY } from './live-server.ts';
 import { Authority, type Issued } from './tls-authority.ts';
 import { TlsServer, type Shown } from './tls-server.ts';
@@ -210,4 +211,20 @@ describe('a certificate', () => {
     await server.reloaded(reloads + 1);
     expect(await httpOutcome(server, shown)).toMatch('crl has expired');
   });
+});
+
+test('the device client comes in by its certificate alone', async () => {
+  const server = await TlsServer.start();
+  await server.live.createDevice('pump');
+  const { cert, key } = await server.deviceAuthority.device('pump');
+  const client = new PushClient({
+    url: `mqtts://localhost:${server.mqttsPort}`,
+    deviceId: 'pump',
+    token: '',
+    mqtt: { ca: server.authority.pem, cert, key },
+  });
+  await client.start();
+  expect(await client.telemetry({ pressure: 2.1 })).toBe('stored');
+  await client.stop();
+  await server.close();
 });

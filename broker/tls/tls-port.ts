@@ -92,18 +92,24 @@ export class TlsPort {
     const { deviceAuth, accept } = this.#options;
     socket.on('error', () => socket.destroy());
     socket.disableRenegotiation();
-    const shown = noteClientCertificate(socket);
-    const isNeeded = deviceAuth === 'certificate' || deviceAuth === 'both';
-    if (shown !== undefined && !socket.authorized && isNeeded) {
-      this.#fail('client_certificate', shown.problem ?? '');
+    const problem = this.#noteShown(socket);
+    if (problem !== undefined && (deviceAuth === 'certificate' || deviceAuth === 'both')) {
+      this.#fail('client_certificate', problem);
       socket.destroy();
       return;
     }
-    if (shown !== undefined) {
-      this.#shownOn.set(socket, keysOf(socket.getPeerX509Certificate()));
-      socket.once('close', () => this.#shownOn.delete(socket));
-    }
     accept(socket);
+  }
+
+  /** Returns why the client certificate is not good, when one was shown that is not. */
+  #noteShown(socket: TLSSocket): string | undefined {
+    const shown = noteClientCertificate(socket);
+    if (shown === undefined) return undefined;
+    // Only what is good opens anything, and only what an authority has signed is worth a closer look.
+    if (!socket.authorized) return shown.problem;
+    this.#shownOn.set(socket, keysOf(socket.getPeerX509Certificate()));
+    socket.once('close', () => this.#shownOn.delete(socket));
+    return undefined;
   }
 
   #cut(socket: TLSSocket): void {

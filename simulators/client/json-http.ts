@@ -19,6 +19,7 @@ export type JsonHttp = (
 export type HttpOptions = {
   /** `http://host:port`. */
   readonly url: string;
+  /** Empty: `fetch` shows a client certificate, and that is enough. */
   readonly token: string;
   /** Another way to send, for tests and simulated faults. */
   readonly fetch?: typeof fetch;
@@ -43,7 +44,7 @@ export function jsonHttp(options: HttpOptions): JsonHttp {
         send(base + path, {
           method,
           headers: {
-            authorization: `Bearer ${options.token}`,
+            ...(options.token !== '' && { authorization: `Bearer ${options.token}` }),
             ...(body !== undefined && { 'content-type': 'application/json' }),
             ...headers,
           },

@@ -8,6 +8,7 @@ export type MqttLinkOptions = {
   /** `mqtt://host:1883`, `mqtts://…`, or over WebSocket `ws://host:8080/mqtt`, `wss://…`. */
   readonly url: string;
   readonly deviceId: string;
+  /** Empty: the client certificate in `mqtt` is enough. */
   readonly token: string;
   /** What comes down besides errors: commands, or the word that there are some. */
   readonly subscribe: readonly ('commands' | 'notify')[];
