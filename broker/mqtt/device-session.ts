@@ -17,6 +17,9 @@ const PUSHES_REMEMBERED_MAX = 1_024;
 /** A PUBACK that takes longer than this is hardly on its way any more. */
 const PUBACK_MS_MAX = 5_000;
 
+/** Refused filters that are told of in one turn of the event loop. */
+const FILTERS_TOLD_OF_MAX = 10;
+
 export class DeviceSession implements PushSession, NotifySession {
   readonly deviceId: string;
   readonly transport = 'mqtt';
@@ -37,6 +40,7 @@ export class DeviceSession implements PushSession, NotifySession {
   readonly #commandByMessageId = new Map<number, string>();
   readonly #messageIdOfPush = new WeakMap<object, number>();
   #lastMessageId = 0;
+  #filtersToldOf = 0;
 
   constructor(deviceId: string, client: Client, backlogBytesMax: number) {
     this.deviceId = deviceId;
@@ -104,6 +108,13 @@ export class DeviceSession implements PushSession, NotifySession {
       this.#lastMessageId = (this.#lastMessageId % MESSAGE_ID_MAX) + 1;
     } while (this.#commandByMessageId.has(this.#lastMessageId));
     return this.#lastMessageId;
+  }
+
+  /** Whether one more refused filter is to be told of on `errors`: a SUBSCRIBE may have thousands, and SUBACK says it of each. */
+  mayTellOfFilter(): boolean {
+    if (this.#filtersToldOf === 0) setImmediate(() => (this.#filtersToldOf = 0));
+    this.#filtersToldOf += 1;
+    return this.#filtersToldOf <= FILTERS_TOLD_OF_MAX;
   }
 
   /** Closes the connection; its will is not published. */

@@ -312,11 +312,10 @@ export class MqttServer {
     const session = this.#sessions.get(client);
     if (session === undefined || !isDownTopic(session.deviceId, subscription.topic)) {
       this.#parts.metrics.rejects.inc({ transport: 'mqtt', code: 'foreign_topic' });
-      this.#tell(
-        client,
-        subscription.topic,
-        new DownlinkError('foreign_topic', 'a device may subscribe to its own topics alone'),
-      );
+      if (session?.mayTellOfFilter() === true) {
+        const error = new DownlinkError('foreign_topic', 'a device may subscribe to its own topics alone');
+        this.#tell(client, subscription.topic, error);
+      }
       return done(null, null);
     }
     if (subscription.topic === commandsTopic(session.deviceId)) session.commandsQos = subscription.qos;
