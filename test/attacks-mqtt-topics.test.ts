@@ -154,6 +154,25 @@ describe('a SUBSCRIBE to what is not its own', () => {
     client.end();
   });
 
+  test('30,000 refused ones beside one of its own are not kept in a session that is', async () => {
+    const { id, token, client: first } = await attacker();
+    first.end();
+    const heapGrowthMibMax = 3;
+    await server.withstands(
+      '30,000 refused topics in a kept session',
+      async () => {
+        const client = await RawMqtt.login(server.mqttPort, id, token, { clean: false });
+        for (let n = 0; n < 6; n += 1) {
+          const refused = Array.from({ length: 5_000 }, (_, i) => `devices/healthy/${'x'.repeat(100)}/${n}/${i}`);
+          client.send(subscribePacket([`devices/${id}/commands`, ...refused], n + 1));
+          await client.next();
+        }
+        client.end();
+      },
+      heapGrowthMibMax,
+    );
+  });
+
   test('its own filter 20,000 times over counts once', async () => {
     const { id, client } = await attacker();
     await server.withstands('one topic 20,000 times in a SUBSCRIBE', async () => {

@@ -1,5 +1,6 @@
 import { Readable } from 'node:stream';
 import memory from 'aedes-persistence';
+import { isDownTopic } from '../../devices/topics.ts';
 
 /**
  * What aedes remembers of devices' MQTT sessions: subscriptions and QoS 2 handshakes, in memory. Outgoing messages are not kept, because a
@@ -15,6 +16,7 @@ type PacketId = { readonly messageId?: number | undefined };
 export type DevicePersistence = {
   /** Rejects when the QoS 2 message is not one that waits for its PUBREL. */
   incomingGetPacket(client: object, packet: PacketId & { cmd?: string }): Promise<object>;
+  addSubscriptions(client: { readonly id: string }, subscriptions: readonly { readonly topic: string }[]): Promise<void>;
 };
 
 // Its types describe the callback interface of older versions.
@@ -24,7 +26,14 @@ const memoryPersistence = memory as unknown as () => DevicePersistence;
 export function devicePersistence(onPuback: Puback, onPubrel: Pubrel): DevicePersistence {
   const inMemory = memoryPersistence();
   const incomingGetPacket = inMemory.incomingGetPacket.bind(inMemory);
+  const addSubscriptions = inMemory.addSubscriptions.bind(inMemory);
   return Object.assign(inMemory, {
+    // aedes hands over those that were refused as well.
+    addSubscriptions: (client: { readonly id: string }, subscriptions: readonly { readonly topic: string }[]) =>
+      addSubscriptions(
+        client,
+        subscriptions.filter(({ topic }) => isDownTopic(client.id, topic)),
+      ),
     // aedes asks for every PUBREL's message first, whether it knows it or not.
     incomingGetPacket: async (client: object, packet: PacketId & { cmd?: string }) => {
       if (packet.cmd === 'pubrel' && packet.messageId !== undefined) await onPubrel(client, packet.messageId);
