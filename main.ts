@@ -4,7 +4,7 @@ import { banner } from './broker/banner.ts';
 import { ConfigError, readConfig } from './broker/config.ts';
 import { StartError } from './broker/data-folder.ts';
 import { recoveryReport } from './broker/recover.ts';
-import { restoreBackup, restoreReport } from './broker/restore.ts';
+import { restoreBackup, restoreReport } from './broker/backup/restore.ts';
 import { startServer, VERSION } from './server.ts';
 
 /** The program: reads the configuration, starts the server, stops it on a signal. */

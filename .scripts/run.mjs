@@ -8,7 +8,7 @@ const NODE_LOWEST = [20, 19];
 const ROOT = dirname(dirname(fileURLToPath(import.meta.url)));
 const PROGRAMS = {
   start: 'main.js',
-  backup: 'backup.js',
+  backup: 'broker/backup/fetch-backup.js',
   simulate: 'simulators/main.js',
   compare: 'bench/push-pull/main.js',
   bench: 'bench/main.js',

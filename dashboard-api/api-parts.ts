@@ -11,7 +11,7 @@ import type { CommandPull } from '../broker/commands/pull.ts';
 import type { DeviceSync } from '../broker/commands/sync.ts';
 import type { CommandQueries } from '../broker/commands/command-queries.ts';
 import type { Audit } from '../broker/audit.ts';
-import type { Backups } from '../broker/backups.ts';
+import type { Backups } from '../broker/backup/backups.ts';
 import type { Limits } from '../broker/limits/limits.ts';
 import type { LiveEvents } from '../broker/live-events.ts';
 import type { Metrics } from '../broker/metrics.ts';

@@ -15,7 +15,6 @@ const ARROWS: Record<string, readonly string[]> = {
   'dashboard-api': ['broker', 'devices'],
   'server.ts': ['dashboard-api', 'broker', 'devices'],
   'main.ts': ['server.ts', 'broker'],
-  'backup.ts': ['broker'],
 };
 
 /** Adapters and protocols that meet only where the server wires them. */

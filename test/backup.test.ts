@@ -10,11 +10,11 @@ import fc from 'fast-check';
 import { pino } from 'pino';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { ArgumentError, readArguments } from '../broker/arguments.ts';
-import { Backups } from '../broker/backups.ts';
-import { backupOf, readBackup, type BackupEntry } from '../broker/backup.ts';
+import { Backups } from '../broker/backup/backups.ts';
+import { backupOf, readBackup, type BackupEntry } from '../broker/backup/backup-file.ts';
 import { prepareDataFolder, restoringFolder, stateFolder } from '../broker/data-folder.ts';
 import { Metrics } from '../broker/metrics.ts';
-import { restoreBackup, restoreReport } from '../broker/restore.ts';
+import { restoreBackup, restoreReport } from '../broker/backup/restore.ts';
 import { LevelState } from '../broker/store/level/level-state.ts';
 import { uuidV7Ms } from '../devices/uuid-v7.ts';
 import { startServer } from '../server.ts';
@@ -388,7 +388,7 @@ describe('GET /v1/backup', () => {
 
   function program(args: string[], key: string): Promise<{ stdout: string; stderr: string }> {
     const root = join(import.meta.dirname, '..');
-    return promisify(execFile)(process.execPath, [join(root, 'dist/backup.js'), ...args], {
+    return promisify(execFile)(process.execPath, [join(root, 'dist/broker/backup/fetch-backup.js'), ...args], {
       env: { ...process.env, DOWNLINK_ADMIN_KEY: key },
     });
   }

@@ -1,8 +1,8 @@
 import { mkdir, open, rename, rm } from 'node:fs/promises';
 import { dirname, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
-import { BackupError, readBackup, type BackupSummary } from './broker/backup.ts';
-import { readAdminKey } from './broker/data-folder.ts';
+import { BackupError, readBackup, type BackupSummary } from './backup-file.ts';
+import { readAdminKey } from '../data-folder.ts';
 
 /** `npm run backup`: fetches a backup from the running server and checks it on its way to the disk. Exits with 1 unless it is whole. */
 const USAGE = `Usage: npm run backup -- --to FILE

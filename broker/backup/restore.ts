@@ -1,11 +1,11 @@
 import { createReadStream, existsSync, readdirSync } from 'node:fs';
 import { mkdir, open, rename, rm, rmdir } from 'node:fs/promises';
-import type { Clock } from '../devices/clock.ts';
-import type { Audit } from './audit.ts';
-import { BackupError, readBackup, STORE_NAMES, type BackupSummary, type StoreName } from './backup.ts';
-import { historyFolder, prepareDataFolder, restoringFolder, StartError, startErrorOf, stateFolder } from './data-folder.ts';
-import { assertUnlocked, openLevel, type Database } from './store/level/open-level.ts';
-import { raisedMark, TIME_MARK_KEY } from './time-mark.ts';
+import type { Clock } from '../../devices/clock.ts';
+import type { Audit } from '../audit.ts';
+import { BackupError, readBackup, STORE_NAMES, type BackupSummary, type StoreName } from './backup-file.ts';
+import { historyFolder, prepareDataFolder, restoringFolder, StartError, startErrorOf, stateFolder } from '../data-folder.ts';
+import { assertUnlocked, openLevel, type Database } from '../store/level/open-level.ts';
+import { raisedMark, TIME_MARK_KEY } from '../time-mark.ts';
 
 /**
  * Brings a backup back (`--restore FILE`), into a data folder that has no State and no History: what is there is never overwritten.

@@ -1,11 +1,11 @@
 import { Readable } from 'node:stream';
 import type { Logger } from 'pino';
-import { SECOND_MS, type Clock } from '../devices/clock.ts';
-import { DownlinkError } from '../devices/downlink-error.ts';
-import { backupOf, type BackupSource } from './backup.ts';
-import type { Metrics } from './metrics.ts';
-import type { History } from './store/history.ts';
-import type { State } from './store/state.ts';
+import { SECOND_MS, type Clock } from '../../devices/clock.ts';
+import { DownlinkError } from '../../devices/downlink-error.ts';
+import { backupOf, type BackupSource } from './backup-file.ts';
+import type { Metrics } from '../metrics.ts';
+import type { History } from '../store/history.ts';
+import type { State } from '../store/state.ts';
 
 /**
  * Backups of a server that goes on working: one at a time, as a stream that reads no further than it is read. While it lasts the stores keep what is

@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { Snapshot } from './store/snapshot.ts';
+import type { Snapshot } from '../store/snapshot.ts';
 
 /**
  * The form of a backup: lines of JSON, so that any tool can look into one.
