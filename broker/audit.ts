@@ -146,6 +146,8 @@ export class Audit {
 
   async #sweep(): Promise<void> {
     this.#sinceSweep = 0;
+    // What was committed in this turn is to be seen by the scans.
+    await this.#state.commit([], []);
     const oldest = idAt(Math.max(0, this.#clock.now() - AUDIT_KEPT_DAYS * DAY_MS));
     for (const lane of LANES) {
       const prefix = prefixOf(lane);

@@ -121,7 +121,7 @@ describe('a fleet key is refused', () => {
     ['for a label that it sets otherwise', { id: 'meter-1', labels: { batch: 'june' } }, 'forbidden', 'labels.batch'],
     ['for limits, which are not for devices to say', { id: 'meter-1', limits: {} }, 'invalid_request', 'limits'],
     ['for an id that is none', { id: 'meter-1/x' }, 'invalid_request', 'id'],
-    ['for a schedule that is none', { id: 'meter-1', wake: { cron: '61 * * * *' } }, 'invalid_request', 'wake'],
+    ['for a schedule that is none', { id: 'meter-1', wake: { cron: '61 * * * *' } }, 'invalid_request', 'wake.cron'],
   ])('%s, and that does not count', async (_, body, code, at) => {
     const { secret } = await make({ idPrefix: 'meter-', labels: { batch: 'may' } });
     expectProblem(await provision(secret, body), code, at);
@@ -136,7 +136,7 @@ describe('a fleet key is not made', () => {
     ['with a quota of none', { quota: 0 }, 'quota'],
     ['with an end that is past', { expiresAt: 1 }, 'expiresAt'],
     ['with a prefix that no id has', { idPrefix: 'a/b' }, 'idPrefix'],
-    ['with a schedule that is none', { wake: { cron: '61 * * * *' } }, 'wake'],
+    ['with a schedule that is none', { wake: { cron: '61 * * * *' } }, 'wake.cron'],
   ])('%s', async (_, more, at) => {
     const body = { name: 'batch', quota: 3, ...more };
     expectProblem(await server.request('POST', '/v1/fleet-keys', { body }), 'invalid_request', at);
