@@ -225,7 +225,7 @@ async function wire(
   const sessions = new SessionStore({ state, clock, bounds: sessionBoundsOf(config.bounds), onDropped });
   await sessions.load();
   const programs = new Programs(sessions, keys, metrics, onDropped);
-  const connections = new Connections(limits, metrics, rejects);
+  const connections = new Connections(limits, metrics, rejects, refusedLogins);
   closers.push(() => connections.close());
   const mqtt = new MqttServer({
     registry,

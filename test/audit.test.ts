@@ -1,6 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { connectAsync } from 'mqtt';
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { Audit, AUDIT_KEPT_DAYS, type AuditAction } from '../broker/audit.ts';
 import { LevelState } from '../broker/store/level/level-state.ts';
@@ -144,10 +145,14 @@ describe('the audit log of a server', () => {
     const tried = 'dlk_almost-the-right-one';
     for (let i = 0; i < 5; i += 1) await server.request('GET', '/v1/devices', { credential: tried });
     await server.request('GET', '/v1/device/commands', { headers: { authorization: `Basic ${btoa('pump:wrong')}` } });
+    const wrong = { clientId: 'pump', username: 'pump', password: tried, reconnectPeriod: 0 };
+    await expect(connectAsync(`mqtt://127.0.0.1:${server.mqttPort}`, wrong)).rejects.toThrow(/not authorized|bad user/i);
     // Told once a minute, and when the server stops.
     await server.restart();
     const { entries } = await audit('?action=login');
-    expect(entries).toMatchObject([
+    expect(
+      entries.toSorted((a, b) => (String(a.details?.['transport']) < String(b.details?.['transport']) ? -1 : 1)),
+    ).toMatchObject([
       {
         action: 'login.refused',
         outcome: 'refused',
@@ -155,6 +160,7 @@ describe('the audit log of a server', () => {
         actor: { kind: 'nobody' },
         details: { transport: 'http', count: 6 },
       },
+      { action: 'login.refused', from: '127.0.0.1', details: { transport: 'mqtt', count: 1 } },
     ]);
     expect(JSON.stringify(entries)).not.toContain('almost');
   });

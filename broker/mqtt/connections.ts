@@ -6,6 +6,7 @@ import type { DownlinkError } from '../../devices/downlink-error.ts';
 import type { Bounds } from '../bounds.ts';
 import type { Limits } from '../limits/limits.ts';
 import type { Metrics } from '../metrics.ts';
+import type { RefusedLogins } from '../refused-logins.ts';
 import type { Rejects } from '../telemetry/rejects.ts';
 import { refused, type Identity } from './authenticate.ts';
 import { ConnectionBounds } from './connection-bounds.ts';
@@ -23,14 +24,16 @@ export class Connections {
   readonly #limits: Limits;
   readonly #metrics: Metrics;
   readonly #rejects: Rejects;
+  readonly #refusedLogins: RefusedLogins;
   readonly #open = new Set<ConnectionBounds>();
   readonly #ofClient = new WeakMap<object, ConnectionBounds>();
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(limits: Limits, metrics: Metrics, rejects: Rejects) {
+  constructor(limits: Limits, metrics: Metrics, rejects: Rejects, refusedLogins: RefusedLogins) {
     this.#limits = limits;
     this.#metrics = metrics;
     this.#rejects = rejects;
+    this.#refusedLogins = refusedLogins;
   }
 
   get bounds(): Bounds {
@@ -88,6 +91,7 @@ export class Connections {
     const { logins } = this.#limits;
     const { address } = connection;
     if (identity.kind === 'refused') {
+      this.#refusedLogins.count({ transport: 'mqtt', from: address });
       const isWrong = WRONG_CREDENTIAL.includes(identity.returnCode) && logins.wrong(address) > 0;
       return isWrong ? pausedLogins() : identity;
     }
