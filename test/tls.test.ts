@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pino } from 'pino';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { DEFAULT_BOUNDS } from '../broker/bounds.ts';
 import { readConfig } from '../broker/config.ts';
 import { Metrics } from '../broker/metrics.ts';
 import { Certificates } from '../broker/tls/certificates.ts';
@@ -122,6 +123,28 @@ test('MQTT goes over WebSocket and TLS as well', async () => {
 function wss(): object {
   return { protocol: 'wss', port: server.httpsPort, path: '/mqtt' };
 }
+
+test('the bound on connections of an address holds for what speaks TLS', async () => {
+  const bounded = await TlsServer.start({ config: { bounds: { ...DEFAULT_BOUNDS, connections_per_address: 3 } } });
+  const sockets = Array.from({ length: 6 }, () =>
+    connect({ host: '127.0.0.1', port: bounded.httpsPort, ca: bounded.authority.pem }),
+  );
+  try {
+    const outcomes = sockets.map(
+      (socket) =>
+        new Promise<string>((resolve) => {
+          socket.once('secureConnect', () => resolve('open')).on('error', () => {});
+          socket.once('close', () => resolve('closed'));
+        }),
+    );
+    expect((await Promise.all(outcomes)).toSorted()).toEqual(['closed', 'closed', 'closed', 'open', 'open', 'open']);
+    for (const socket of sockets) socket.destroy();
+    await Promise.all(sockets.filter(({ closed }) => !closed).map((socket) => once(socket, 'close')));
+    while ((await bounded.request('/healthz').catch(() => undefined))?.status !== 200);
+  } finally {
+    await bounded.close();
+  }
+});
 
 test('the plain ports can be off, and the server stops as it does with them', async () => {
   const secure = await TlsServer.start({ config: { mqttPort: 'off', httpPort: 'off' } });

@@ -39,10 +39,13 @@ export class TlsPort {
   /** By connection, the keys of the certificates that its client has shown. */
   readonly #shownOn = new Map<TLSSocket, readonly string[]>();
   readonly #sockets = new Set<Socket>();
+  /** The keys of certificates that are revoked now. */
+  #revoked: ReadonlySet<string>;
 
   constructor(options: TlsPortOptions) {
     const { certificates, protocols, handshakeMsMax = HANDSHAKE_MS_MAX, deviceAuth } = options;
     this.#options = options;
+    this.#revoked = certificates.material.revocations.revoked;
     this.server = createServer({
       ...certificates.material.context,
       ALPNProtocols: [...protocols],
@@ -63,7 +66,8 @@ export class TlsPort {
     certificates.onReload(({ context, revocations }) => {
       // A new context has new ticket keys: who resumes a session from before goes through a whole handshake.
       this.server.setSecureContext(context);
-      for (const [socket, keys] of this.#shownOn) if (keys.some((key) => revocations.revoked.has(key))) this.#cut(socket);
+      this.#revoked = revocations.revoked;
+      for (const [socket, keys] of this.#shownOn) if (keys.some((key) => this.#revoked.has(key))) this.#cut(socket);
     });
   }
 
@@ -98,7 +102,7 @@ export class TlsPort {
       socket.destroy();
       return;
     }
-    accept(socket);
+    if (!socket.destroyed) accept(socket);
   }
 
   /** Returns why the client certificate is not good, when one was shown that is not. */
@@ -107,7 +111,10 @@ export class TlsPort {
     if (shown === undefined) return undefined;
     // Only what is good opens anything, and only what an authority has signed is worth a closer look.
     if (!socket.authorized) return shown.problem;
-    this.#shownOn.set(socket, keysOf(socket.getPeerX509Certificate()));
+    const keys = keysOf(socket.getPeerX509Certificate());
+    // Its handshake began before the list came that is in use now.
+    if (keys.some((key) => this.#revoked.has(key))) this.#cut(socket);
+    this.#shownOn.set(socket, keys);
     socket.once('close', () => this.#shownOn.delete(socket));
     return undefined;
   }
