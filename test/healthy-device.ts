@@ -16,7 +16,7 @@ import { LiveServer } from './live-server.ts';
 const PROGRAM = join(import.meta.dirname, '../dist/test/attacks/healthy-program.js');
 /** The aim is 100 ms. It is printed, since machines are shared: a fault is ten times as much, and more where several programs wait for each processor. */
 const AIM_MS = 100;
-const P99_MS_MAX = 1_000;
+const P99_MS_MAX = 5_000;
 /** Fewer say nothing. */
 const PINGS_MIN = 15;
 const COMMANDS_MIN = 3;
