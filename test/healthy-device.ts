@@ -14,7 +14,7 @@ import { LiveServer } from './live-server.ts';
  * readings and commands went on meanwhile, the server is as it was, and its memory is back.
  */
 const PROGRAM = join(import.meta.dirname, '../dist/test/attacks/healthy-program.js');
-/** The aim is 100 ms. It is printed, since machines are shared: a fault is ten times as much, and more where several programs wait for each processor. */
+/** The aim is 100 ms. It is printed, since machines are shared: a fault is fifty times as much, and more where several programs wait for each processor. */
 const AIM_MS = 100;
 const P99_MS_MAX = 5_000;
 /** Fewer say nothing. */
