@@ -72,12 +72,9 @@ export class Metrics {
     buckets: [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 15, 60, 300, 900, 3_600, 21_600, 86_400],
     registers: [this.registry],
   });
-  readonly polls = new Counter({
-    name: 'downlink_polls_total',
-    help: 'Polls of devices by the status of their answer',
-    labelNames: ['status'] as const,
-    registers: [this.registry],
-  });
+  readonly polls = new Tallies(this.registry, 'downlink_polls_total', 'Polls of devices by the status of their answer', [
+    'status',
+  ]);
   readonly pollsNotParked = new Counter({
     name: 'downlink_polls_not_parked_total',
     help: 'Long polls that were answered at once, by the bound that was reached',

@@ -1,9 +1,11 @@
+import type { IncomingMessage } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { clientCertificateOf } from '../broker/tls/client-certificate.ts';
 import type { Device } from '../devices/device.ts';
 import { DownlinkError } from '../devices/downlink-error.ts';
 import type { ApiParts } from './api-parts.ts';
 import { countRefusal } from './auth-operator.ts';
+import { ConnectionTokens } from './connection-tokens.ts';
 import { admit as admitRequest } from './rate-bounds.ts';
 import { identify, type IdentityParts } from './identify.ts';
 
@@ -19,9 +21,10 @@ declare module 'fastify' {
 export function deviceAuth(
   parts: IdentityParts & Pick<ApiParts, 'deviceLogin' | 'metrics' | 'refusedLogins' | 'limits' | 'rejects' | 'log'>,
 ) {
+  const tokens = new ConnectionTokens(parts.registry);
   return (request: FastifyRequest, _: FastifyReply, done: (error?: Error) => void): void => {
     try {
-      const device = deviceOfRequest(parts, request);
+      const device = deviceOfRequest(parts, tokens, request.raw);
       admitRequest(parts, request, device.id);
       request.device = device;
       done();
@@ -33,14 +36,21 @@ export function deviceAuth(
   };
 }
 
-function deviceOfRequest(parts: IdentityParts & Pick<ApiParts, 'deviceLogin'>, { raw, headers }: FastifyRequest): Device {
+function deviceOfRequest(
+  parts: IdentityParts & Pick<ApiParts, 'deviceLogin'>,
+  tokens: ConnectionTokens,
+  { socket, headers: { authorization } }: IncomingMessage,
+): Device {
   const { deviceLogin } = parts;
-  const certificate = clientCertificateOf(raw.socket);
-  if (headers.authorization === undefined && certificate !== undefined && deviceLogin.takesCertificates) {
+  const certificate = clientCertificateOf(socket);
+  if (authorization === undefined && certificate !== undefined && deviceLogin.takesCertificates) {
     return deviceLogin.admit(undefined, certificate);
   }
-  const caller = identify(parts, headers.authorization);
+  const known = authorization === undefined ? undefined : tokens.deviceOf(socket, authorization);
+  if (known !== undefined) return deviceLogin.admit(known, certificate);
+  const caller = identify(parts, authorization);
   if (!('device' in caller)) throw new DownlinkError('forbidden', 'this route is for devices; an operator key does not open it');
+  if (authorization !== undefined) tokens.remember(socket, authorization, caller.device);
   return deviceLogin.admit(caller.device, certificate);
 }
 

@@ -24,7 +24,12 @@ export type PollQuery = {
   readonly since?: string;
 };
 
-type PollParts = Pick<ApiParts, 'pull' | 'parkedPolls' | 'presence' | 'registry' | 'metrics' | 'limits' | 'clock'>;
+type PollStatus = '200' | '204' | '304';
+
+export type PollParts = Pick<ApiParts, 'pull' | 'parkedPolls' | 'presence' | 'registry' | 'metrics' | 'limits' | 'clock'> & {
+  /** Counts of answers. */
+  readonly polls: Readonly<Record<PollStatus, { inc(): void }>>;
+};
 
 /** What a poll that cannot be parked is told to wait at the least: the bound is a sign of many clients, or of one that runs wild. */
 const REFUSED_SECONDS_MIN = 5;
@@ -127,8 +132,8 @@ export class DevicePoll implements ParkedPoll {
     void this.#reply.code(status).send();
   }
 
-  #head(untilSeconds: number, { etag, lastChangeAt }: QueueTag, status: '200' | '204' | '304'): void {
-    this.#parts.metrics.polls.inc({ status });
+  #head(untilSeconds: number, { etag, lastChangeAt }: QueueTag, status: PollStatus): void {
+    this.#parts.polls[status].inc();
     void this.#reply.headers({
       'retry-after': untilSeconds,
       etag,

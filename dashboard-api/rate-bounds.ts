@@ -15,11 +15,13 @@ type AdmitParts = Pick<ApiParts, 'limits' | 'rejects' | 'log'>;
  */
 export function admit(parts: AdmitParts, request: FastifyRequest, identity: string): void {
   const { limits } = parts;
-  const pauseSeconds = limits.logins.right(request.ip, identity);
+  const { headers, socket } = request.raw;
+  // What Fastify finds as the address costs, and without a header of a proxy it is that of the connection.
+  const ip = headers['x-forwarded-for'] === undefined ? (socket.remoteAddress ?? request.ip) : request.ip;
+  const pauseSeconds = limits.logins.right(ip, identity);
   if (pauseSeconds > 0) throw pausedLogins(pauseSeconds);
   const waitMs = limits.requests.tryTake(identity);
   if (waitMs > 0) refuse(parts, request, 'requests_per_second', identity, waitMs);
-  const { headers } = request;
   const { 'content-length': length } = headers;
   if (length === undefined && headers['transfer-encoding'] === undefined) return;
   // A body of unknown length counts as the longest; one that says it is longer is not read, and so counts as no more.

@@ -8,10 +8,13 @@ import { DownlinkError } from '../devices/downlink-error.ts';
  * and booleans are read and a lone value becomes a list where one is asked for. Throws nothing: Fastify is given the refusal.
  */
 export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, httpPart }) => {
+  if (httpPart === 'headers' && takesAnyText(schema)) return () => true;
   const validator = Compile(schema);
   const read = httpPart === 'querystring' ? queryReader(schema) : (given: unknown) => given;
   const root = ROOTS[httpPart ?? 'body'] ?? '';
+  const isNothingFine = httpPart === 'querystring' && validator.Check({});
   return (given: unknown) => {
+    if (isNothingFine && isEmpty(given)) return true;
     const value = read(given);
     return validator.Check(value) ? { value } : { error: refusal(validator.Errors(value), schema, root) };
   };
@@ -26,7 +29,22 @@ const ROOTS: Readonly<Record<string, string>> = { body: '', headers: '', queryst
 type Fault = ReturnType<ReturnType<typeof Compile>['Errors']>[number];
 
 /** What a schema is, as far as it is looked at here. */
-type SchemaNode = { type?: unknown; description?: string; properties?: Record<string, SchemaNode> };
+type SchemaNode = {
+  type?: unknown;
+  description?: string;
+  properties?: Record<string, SchemaNode>;
+  required?: readonly string[];
+};
+
+/** Headers are text in any case: where nothing else is asked of them, looking is for nothing. */
+function takesAnyText(schema: TSchema): boolean {
+  const { properties = {}, required = [] } = schema as SchemaNode;
+  return (
+    required.length === 0 && Object.values(properties).every((node) => Object.keys(node).every((rule) => TEXT_RULES.has(rule)))
+  );
+}
+
+const TEXT_RULES = new Set(['type', 'description']);
 
 function queryReader(schema: TSchema): (given: unknown) => unknown {
   const types = Object.entries((schema as SchemaNode).properties ?? {}).map(([name, node]) => [name, node.type] as const);
@@ -42,6 +60,11 @@ function queryReader(schema: TSchema): (given: unknown) => unknown {
     }
     return query;
   };
+}
+
+function isEmpty(given: unknown): boolean {
+  for (const _ in given as object) return false;
+  return true;
 }
 
 function refusal(faults: readonly Fault[], schema: TSchema, root: string): DownlinkError {

@@ -17,7 +17,7 @@ export const MAX_BYTES_MIN = 64;
 export const MAX_BYTES_MAX = 16 * 1024 * 1024;
 
 /** How many behind the end of an answer are told that they wait: a queue is long, and those further back wait for these. */
-export const DEFERRED_BEHIND_MAX = 50;
+export const DEFERRED_BEHIND_MAX = 10;
 
 export type PackingDeferral<T> = {
   readonly item: T;

@@ -78,8 +78,17 @@ export class DeviceRegistry {
 
   /** The device whose token this is. */
   deviceOfToken(token: string): Device | undefined {
-    const id = this.#idByDigest.get(this.#digests.digest(token));
+    return this.deviceOfDigest(this.#digests.digest(token));
+  }
+
+  deviceOfDigest(digest: string): Device | undefined {
+    const id = this.#idByDigest.get(digest);
     return id === undefined ? undefined : this.find(id);
+  }
+
+  /** Undefined for a device without a token. */
+  tokenDigestOf(id: string): string | undefined {
+    return this.#devices.get(id)?.tokenDigest;
   }
 
   isTokenOf(id: string, token: string): boolean {

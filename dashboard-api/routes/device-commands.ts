@@ -73,6 +73,8 @@ export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
   const onRequest = deviceAuth(parts);
   const tags = [TAGS.wire];
   const reports = metrics.messages.labels('http', 'report');
+  const polls = { 200: metrics.polls.labels('200'), 204: metrics.polls.labels('204'), 304: metrics.polls.labels('304') };
+  const pollParts = { ...parts, polls };
 
   app.get(
     '/v1/device/commands',
@@ -119,7 +121,7 @@ export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
         },
       },
     },
-    (request, reply) => new DevicePoll(parts, request, reply, request.query).begin(),
+    (request, reply) => new DevicePoll(pollParts, request, reply, request.query).begin(),
   );
 
   app.post(
