@@ -137,7 +137,6 @@ export function isEnded(command: Command): boolean {
 
 /** Order of delivery to one device: priority first, then issue order. */
 export function compareForDelivery(a: Command, b: Command): number {
-  const byPriority = PRIORITIES.indexOf(b.priority) - PRIORITIES.indexOf(a.priority);
-  if (byPriority !== 0) return byPriority;
+  if (a.priority !== b.priority) return PRIORITIES.indexOf(b.priority) - PRIORITIES.indexOf(a.priority);
   return a.id < b.id ? -1 : a.id > b.id ? 1 : 0;
 }

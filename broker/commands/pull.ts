@@ -40,7 +40,8 @@ export type Pulled = {
 
 export type QueueTag = { readonly etag: string; readonly etagBefore?: string | undefined; readonly lastChangeAt: number };
 
-const TAG_CHARS = 16;
+/** Longer ones are told by their digest. */
+const TAG_CHARS_MAX = 96;
 /** Whatever a poll would be given, it would be nothing. */
 const NOTHING_TAG = 'W/"nothing"';
 
@@ -137,15 +138,16 @@ export class CommandPull {
   tag(device: Device, variant = '', limit = Number.POSITIVE_INFINITY): QueueTag {
     const lastChangeAt = this.#changes.lastChangeAt(device.id);
     let text = '';
-    for (const { id, attempts } of this.#dispatcher.doubtful(device.id)) text += `,${id} ${attempts}`;
+    for (const { id, attempts } of this.#dispatcher.doubtful(device.id)) text += `,${id}:${attempts}`;
     let count = 0;
     for (const { id, attempts } of this.#gate.offer(device.id)) {
       count += 1;
-      text += count > limit ? ',more' : `,${id} ${attempts}`;
+      text += count > limit ? ',more' : `,${id}:${attempts}`;
       if (count > limit) break;
     }
     if (text === '') return { etag: NOTHING_TAG, etagBefore: this.#changes.takenTag(device.id), lastChangeAt };
-    return { etag: `W/"${hash('sha256', variant + text, 'base64url').slice(0, TAG_CHARS)}"`, lastChangeAt };
+    const whole = variant + text;
+    return { etag: `W/"${whole.length <= TAG_CHARS_MAX ? whole : hash('sha256', whole, 'base64url')}"`, lastChangeAt };
   }
 
   /** The answer that went out with this tag carries commands. */
