@@ -1,3 +1,4 @@
+import { Agent, get } from 'node:http';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { eventually, expectProblem } from './api-support.ts';
 import { EventSource } from './event-source.ts';
@@ -38,6 +39,28 @@ describe.each(ENDS)('a token that is %s', (_, method, path) => {
     await server.request(method, path);
     expectProblem(await waiting, 'unauthorized');
     expectProblem(await server.request('GET', '/v1/device/commands', { credential: token }), 'unauthorized');
+  });
+
+  test('is refused over the connection that it was good on, and so are one of another device and none', async () => {
+    const other = await server.createDevice('other');
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+    const poll = (authorization?: string): Promise<[status: number | undefined, port: number | undefined]> =>
+      new Promise((resolve, reject) => {
+        const headers = authorization === undefined ? {} : { authorization };
+        get(`${server.url}/v1/device/commands`, { agent, headers }, (answer) => {
+          const port = answer.socket.localPort;
+          answer.resume().once('end', () => resolve([answer.statusCode, port]));
+        }).once('error', reject);
+      });
+    const [status, port] = await poll(`Bearer ${token}`);
+    expect(status).toBe(204);
+    expect(await poll(`Bearer ${token}`)).toEqual([204, port]);
+    expect(await poll(`Bearer ${token.slice(0, -1)}${token.endsWith('A') ? 'B' : 'A'}`)).toEqual([401, port]);
+    expect(await poll()).toEqual([401, port]);
+    await server.request(method, path);
+    expect(await poll(`Bearer ${token}`)).toEqual([401, port]);
+    expect(await poll(`Bearer ${other}`)).toEqual([204, port]);
+    agent.destroy();
   });
 
   test('ends a stream of events, and opens none', async () => {
