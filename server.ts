@@ -218,10 +218,7 @@ async function wire(
 
   const messages = new DeviceMessages(registry, ingest, ledger, rejects, metrics);
   const room = new JournalRoom(state.journal);
-  const onDropped = (bound: keyof SessionBounds): void => {
-    metrics.programDrops.inc({ bound });
-    limits.reached(BOUND_OF[bound], {});
-  };
+  const onDropped = (bound: keyof SessionBounds): void => limits.reached(BOUND_OF[bound], {});
   const sessions = new SessionStore({ state, clock, bounds: sessionBoundsOf(config.bounds), onDropped });
   await sessions.load();
   const programs = new Programs(sessions, keys, metrics, onDropped);

@@ -53,12 +53,6 @@ export class Metrics {
     help: 'QoS 0 messages that could not be stored',
     registers: [this.registry],
   });
-  readonly programDrops = new Counter({
-    name: 'downlink_mqtt_program_drops_total',
-    help: 'What a bound turned away of what programs on MQTT sent, were sent or asked for',
-    labelNames: ['bound'] as const,
-    registers: [this.registry],
-  });
   readonly commandSteps = new Counter({
     name: 'downlink_command_steps_total',
     help: 'Commands that came to a state, by the transport it happened over',
