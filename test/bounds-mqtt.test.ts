@@ -287,6 +287,34 @@ describe('sizes', () => {
     await isWell();
   });
 
+  test.each([5, 100])('a topic, filter or will of more than %i levels closes its connection, and counts', async (levelsMax) => {
+    await start({ topic_levels: levelsMax });
+    const deep = Array.from({ length: levelsMax + 1 }, () => 'a').join('/');
+    const key = await createKey(server);
+    const packets: Packet[] = [
+      { cmd: 'publish', topic: deep, payload: '', qos: 0, dup: false, retain: false },
+      { cmd: 'subscribe', messageId: 1, subscriptions: [{ topic: deep, qos: 0 }] },
+      { cmd: 'unsubscribe', messageId: 1, unsubscriptions: [deep] },
+    ];
+    for (const packet of packets) {
+      const client = await connectRaw(server, key);
+      client.send(packet);
+      expect(await client.nextOrEnd()).toBeUndefined();
+    }
+    const will = { topic: deep, payload: Buffer.from('x'), qos: 0 as const, retain: false };
+    for (const older of [{}, { protocolId: 'MQIsdp' as const, protocolVersion: 3 as const }]) {
+      const client = new RawClient(server.mqttPort);
+      client.send(connectPacket(key, { will, clientId: 'deep', ...older }));
+      expect(await client.nextOrEnd()).toBeUndefined();
+    }
+    expect(await reached('topic_levels')).toBe(5);
+    const device = await connectDevice('deep', await server.createDevice('deep'));
+    device.send(packets[0]!);
+    expect(await device.nextOrEnd()).toBeUndefined();
+    expect(await rejectsOf('deep')).toMatchObject([{ code: 'unknown_topic', where: 'connection' }]);
+    await isWell();
+  });
+
   test('a program has so many subscriptions, and after giving one up another', async () => {
     await start({ subscriptions: 3 });
     const program = await connectRaw(server, await createKey(server));

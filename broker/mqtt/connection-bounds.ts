@@ -2,6 +2,7 @@ import type { Duplex } from 'node:stream';
 import type { Client } from 'aedes';
 import { SECOND_MS } from '../../devices/clock.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
+import type { ErrorCode } from '../../devices/error-codes.ts';
 import { BOUNDS, type BoundName } from '../bounds.ts';
 import type { Limits } from '../limits/limits.ts';
 
@@ -29,6 +30,11 @@ type Internals = { _nextBatch(): void };
 
 /** Without being slowed for so long, it has come to its senses. */
 const CALM_MS = 5_000;
+const CODE_OF: { readonly [bound in BoundName]?: ErrorCode } = {
+  packet_bytes: 'body_too_large',
+  topic_bytes: 'unknown_topic',
+  topic_levels: 'unknown_topic',
+};
 /** For what it is told to be on its way before its connection closes. */
 const TELL_MS = 100;
 
@@ -150,10 +156,12 @@ export class ConnectionBounds {
     const isDevice = identity !== undefined && !identity.includes(':');
     limits.reached(bound, { address, ...(identity !== undefined && { client: identity }) });
     if (!isDevice || !limits.mayTell(identity)) return false;
-    const code = bound === 'packet_bytes' ? 'body_too_large' : 'rate_limited';
     tell(
       identity,
-      new DownlinkError(code, `${bound} (${limits.bounds[bound]}) is reached: ${consequence}. ${BOUNDS[bound].text}`),
+      new DownlinkError(
+        CODE_OF[bound] ?? 'rate_limited',
+        `${bound} (${limits.bounds[bound]}) is reached: ${consequence}. ${BOUNDS[bound].text}`,
+      ),
     );
     return true;
   }

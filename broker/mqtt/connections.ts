@@ -10,6 +10,7 @@ import type { RefusedLogins } from '../refused-logins.ts';
 import type { Rejects } from '../telemetry/rejects.ts';
 import { refused, type Identity } from './authenticate.ts';
 import { ConnectionBounds } from './connection-bounds.ts';
+import { hasMoreLevels } from './packet-faults.ts';
 import type { PacketBounds } from './packet-reader.ts';
 
 /** All MQTT connections under the bounds, with one timer for them together. */
@@ -17,8 +18,6 @@ const CHECK_EVERY_MS = SECOND_MS;
 /** CONNACK 2 and 4: there is no such device, or its token is another. */
 const WRONG_CREDENTIAL: readonly number[] = [2, 4];
 const NOTHING = new Uint8Array();
-/** In the words of aedes. */
-const TOO_MANY_LEVELS = 'topic has too many levels';
 
 export class Connections {
   readonly #limits: Limits;
@@ -70,10 +69,8 @@ export class Connections {
     return {
       connectBytesMax: this.#limits.bounds.connect_bytes,
       packetBytesMax: this.#limits.bounds.packet_bytes,
-      onRefused: (bound) => {
-        if (bound === 'packet_bytes') this.#metrics.rejects.inc({ transport: 'mqtt', code: 'body_too_large' });
-        connection.end(bound);
-      },
+      topicLevelsMax: this.#limits.bounds.topic_levels,
+      onRefused: (bound) => connection.end(bound),
       onRead: (packets, bytes, isWhole) => connection.took(packets, bytes, isWhole),
     };
   }
@@ -81,7 +78,10 @@ export class Connections {
   /** The first packet, before anybody looks at who it is from. */
   begin(client: Client, { will }: ConnectPacket): void {
     const connection = this.#ofClient.get(client);
-    if (will !== undefined && connection?.takesTopic(will.topic) === false) connection.end('topic_bytes');
+    if (will === undefined || connection === undefined) return;
+    if (!connection.takesTopic(will.topic)) connection.end('topic_bytes');
+    // What MQTT 3.1 sends is not looked at before.
+    else if (hasMoreLevels(will.topic, this.bounds.topic_levels)) connection.end('topic_levels');
   }
 
   /** Who it is, or a refusal where logins from its address are paused. */
@@ -116,12 +116,6 @@ export class Connections {
     if (connection?.takesTopic(filter) !== false) return true;
     this.#limits.reached('topic_bytes', { address: connection.address });
     return false;
-  }
-
-  /** aedes closes the connection for this. */
-  failed(client: object, error: Error): void {
-    if (error.message !== TOO_MANY_LEVELS) return;
-    this.#limits.reached('topic_levels', { address: this.#ofClient.get(client)?.address });
   }
 
   /** Something for the device is not sent, since it does not read what was. */

@@ -95,10 +95,7 @@ export class MqttServer {
     this.#aedes.on('unsubscribe', (topics, client) => this.#onUnsubscribe(topics, client));
     this.#aedes.on('clientDisconnect', (client) => this.#end(client));
     this.#aedes.on('publish', (packet, client) => this.#onPublish(packet, client));
-    this.#aedes.on('clientError', (client, error) => {
-      parts.connections.failed(client, error);
-      parts.log.debug({ device: client.id }, `MQTT: ${error.message}`);
-    });
+    this.#aedes.on('clientError', (client, error) => parts.log.debug({ device: client.id }, `MQTT: ${error.message}`));
     this.#aedes.on('connectionError', (_, error) => parts.log.debug(`MQTT: ${error.message}`));
     (this.#aedes as NodeJS.EventEmitter).on('error', (error: Error) => parts.log.error(`MQTT: ${error.message}`));
     parts.registry.onCredentialGone((deviceId) => this.cut(deviceId));

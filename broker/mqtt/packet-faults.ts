@@ -10,9 +10,17 @@ export type PacketFault = {
   readonly text: string;
   /** Answered with a CONNACK of this code before the connection ends. */
   readonly returnCode?: number;
+  /** It is not malformed, but beyond this bound. */
+  readonly bound?: 'topic_levels';
 };
 
-type Reader = { readonly octets: Buffer; at: number; readonly end: number };
+type Reader = {
+  readonly octets: Buffer;
+  at: number;
+  readonly end: number;
+  readonly levelsMax: number;
+  isTooDeep: boolean;
+};
 
 const CONNECT = 1;
 const PUBLISH = 3;
@@ -26,17 +34,27 @@ const REFUSED_VERSION = 1;
 const REFUSED_IDENTIFIER = 2;
 const LEVEL_3_1 = 3;
 const LEVEL_3_1_1 = 4;
-const LEVELS_MAX = 100;
 const TRUNCATED = 'is shorter than what it holds';
 
-/** The packet is `octets[at..end)`, its variable header begins at `bodyAt`. Undefined when nothing is wrong with it, or the parser will tell. */
-export function packetFault(octets: Buffer, at: number, bodyAt: number, end: number): PacketFault | undefined {
+/**
+ * The packet is `octets[at..end)`, its variable header begins at `bodyAt`; topics and filters have `levelsMax` levels at the most. Undefined when nothing
+ * is wrong with it, or the parser will tell.
+ */
+export function packetFault(octets: Buffer, at: number, bodyAt: number, end: number, levelsMax: number): PacketFault | undefined {
   const first = octets[at] ?? 0;
   const type = first >>> 4;
-  const reader: Reader = { octets, at: bodyAt, end };
-  if (type === CONNECT) return connectFault(reader);
-  const text = faultOf(type, first & 0x0f, reader);
+  const reader: Reader = { octets, at: bodyAt, end, levelsMax, isTooDeep: false };
+  const fault = type === CONNECT ? connectFault(reader) : textual(faultOf(type, first & 0x0f, reader));
+  return fault !== undefined && reader.isTooDeep ? { ...fault, bound: 'topic_levels' } : fault;
+}
+
+function textual(text: string | undefined): PacketFault | undefined {
   return text === undefined ? undefined : { text };
+}
+
+/** A level more than there are slashes [MQTT-4.7.1-1]. */
+export function hasMoreLevels(topic: string, levelsMax: number): boolean {
+  return topic.split('/', levelsMax + 1).length > levelsMax;
 }
 
 function faultOf(type: number, flags: number, reader: Reader): string | undefined {
@@ -54,7 +72,7 @@ function publishFault(flags: number, reader: Reader): string | undefined {
   if (qos === 0 && (flags & 0x08) !== 0) return 'has DUP with QoS 0';
   const topic = takeText(reader);
   if (typeof topic !== 'string') return topic.fault;
-  return nameFault(topic) ?? (qos > 0 ? messageIdFault(reader) : undefined);
+  return nameFault(topic, reader) ?? (qos > 0 ? messageIdFault(reader) : undefined);
 }
 
 /** A SUBSCRIBE has an octet with the QoS behind each filter. */
@@ -65,7 +83,7 @@ function filtersFault(reader: Reader, octetsBehind: number): string | undefined 
   while (reader.at < reader.end) {
     const filter = takeText(reader);
     if (typeof filter !== 'string') return filter.fault;
-    const text = filterFault(filter) ?? levelsFault(filter);
+    const text = filterFault(filter) ?? levelsFault(filter, reader);
     if (text !== undefined) return `names a filter that ${text}`;
     reader.at += octetsBehind;
     if (reader.at > reader.end) return TRUNCATED;
@@ -88,8 +106,7 @@ function connectFault(reader: Reader): PacketFault | undefined {
   if (typeof clientId !== 'string') return { text: clientId.fault };
   const isClean = (flags & 0x02) !== 0;
   if (clientId === '' && !isClean) return { text: 'has neither a client id nor clean session 1', returnCode: REFUSED_IDENTIFIER };
-  const text = payloadFault(flags, clientId, reader);
-  return text === undefined ? undefined : { text };
+  return textual(payloadFault(flags, clientId, reader));
 }
 
 /** What follows the client id: will, username and password, as far as the flags say that they are there [MQTT-3.1.3-1]. */
@@ -103,7 +120,7 @@ function payloadFault(flags: number, clientId: string, reader: Reader): string |
   if (hasWill) {
     const topic = takeText(reader);
     if (typeof topic !== 'string') return topic.fault;
-    const fault = nameFault(topic);
+    const fault = nameFault(topic, reader);
     if (fault !== undefined) return `has a will whose topic ${fault}`;
     if (!skipData(reader)) return TRUNCATED;
   }
@@ -116,13 +133,16 @@ function payloadFault(flags: number, clientId: string, reader: Reader): string |
   return reader.at === reader.end ? undefined : 'is longer than what it holds';
 }
 
-function nameFault(topic: string): string | undefined {
-  const fault = topicFault(topic) ?? levelsFault(topic);
+function nameFault(topic: string, reader: Reader): string | undefined {
+  const fault = topicFault(topic) ?? levelsFault(topic, reader);
   return fault === undefined ? undefined : `names a topic that ${fault}`;
 }
 
-function levelsFault(topic: string): string | undefined {
-  return topic.split('/', LEVELS_MAX + 1).length > LEVELS_MAX ? `has more than ${LEVELS_MAX} levels` : undefined;
+function levelsFault(topic: string, reader: Reader): string | undefined {
+  const { levelsMax } = reader;
+  if (!hasMoreLevels(topic, levelsMax)) return undefined;
+  reader.isTooDeep = true;
+  return `has more than ${levelsMax} levels`;
 }
 
 /** [MQTT-2.3.1-1] */

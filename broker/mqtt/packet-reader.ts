@@ -10,8 +10,9 @@ export type PacketBounds = {
   /** Of what follows the fixed header; of the first packet, and of those after it. */
   readonly connectBytesMax: number;
   readonly packetBytesMax: number;
+  readonly topicLevelsMax: number;
   /** Ends the connection. */
-  readonly onRefused: (bound: 'connect_bytes' | 'packet_bytes') => void;
+  readonly onRefused: (bound: 'connect_bytes' | 'packet_bytes' | 'topic_levels') => void;
   /** What one read has brought: packets that are whole now, octets, and whether none is left in part. */
   readonly onRead: (packets: number, bytes: number, isWhole: boolean) => void;
 };
@@ -89,7 +90,7 @@ class PacketReader {
 
   /** Returns where the packets that are whole end; the end of `octets` when the connection ends with them. */
   #takePackets(octets: Buffer): number {
-    const { packetBytesMax, onRefused, onFault, takePublish } = this.#options;
+    const { packetBytesMax, topicLevelsMax, onRefused, onFault, takePublish } = this.#options;
     /** From here up to `at` are whole packets for aedes. */
     let from = 0;
     let at = 0;
@@ -123,10 +124,11 @@ class PacketReader {
       if (isOffered && takePublish(octets, bodyAt, end)) {
         from = end;
       } else {
-        const fault = packetFault(octets, at, bodyAt, end);
+        const fault = packetFault(octets, at, bodyAt, end, topicLevelsMax);
         if (fault !== undefined) {
           if (from < at) this.#parse(octets.subarray(from, at));
-          onFault(fault);
+          if (fault.bound === undefined) onFault(fault);
+          else onRefused(fault.bound);
           return octets.length;
         }
       }
