@@ -1,4 +1,5 @@
 import { Readable } from 'node:stream';
+import type { Client } from 'aedes';
 import type { DevicePersistence } from './device-persistence.ts';
 import { Programs, SESSION_MARK } from './programs.ts';
 import type { GivenPacket, StoredPacket } from './sessions/stored-packet.ts';
@@ -8,6 +9,8 @@ import type { Subscribed } from './sessions/subscriptions.ts';
  * The one persistence that aedes sees: devices' sessions in memory, programs' in the session store. What aedes asks in order to deliver by itself is
  * answered with nothing, since programs' messages go by the router and devices' by the dispatcher.
  */
+/** A part of aedes that it does not document: message ids that await their PUBREL. */
+type Internals = { readonly _inboundInflight: Set<number> };
 type ClientId = { readonly id: string; readonly closed?: boolean };
 
 // Its own client and packet types are those of older versions.
@@ -29,12 +32,14 @@ export function compositePersistence(devices: DevicePersistence, programs: Progr
       );
     },
     removeSubscriptions: (client: ClientId, topics: readonly string[]) => store.removeSubscriptions(client, topics),
-    outgoingUpdate: async (client: ClientId, { messageId = 0 }: GivenPacket) => programs.of(client)?.received(messageId),
+    outgoingUpdate: (client: Client, { messageId = 0 }: GivenPacket) => programs.received(client, messageId),
     outgoingClearMessageId: async (client: ClientId, { cmd, messageId = 0 }: GivenPacket) =>
       programs.of(client)?.acknowledged(messageId, cmd === 'pubcomp' ? 'pubcomp' : 'puback'),
-    incomingStorePacket: async () => {},
+    // Of a QoS 2 message that was refused: what was taken is in the store by now. aedes would count it as unreleased for ever.
+    incomingStorePacket: async (client: Client & Internals, { messageId = 0 }: GivenPacket) =>
+      void client._inboundInflight.delete(messageId),
     incomingGetPacket: (client: ClientId, packet: GivenPacket): Promise<StoredPacket> => store.incomingGetPacket(client, packet),
-    incomingDelPacket: (client: ClientId, packet: GivenPacket) => store.incomingDelPacket(client, packet),
+    incomingDelPacket: (client: Client, packet: GivenPacket) => programs.release(client, packet),
     // A clean session is forgotten when it ends, and not when aedes gets to closing a connection that has had a successor.
     cleanIncoming: async () => {},
     putWill: (client: ClientId, will: GivenPacket) => store.putWill(client, will),

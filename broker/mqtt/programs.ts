@@ -7,6 +7,7 @@ import { MessageRouter, type RoutedMessage } from './message-router.ts';
 import { ProgramSession } from './program-session.ts';
 import type { OnDropped } from './sessions/session-bounds.ts';
 import type { SessionStore } from './sessions/session-store.ts';
+import type { GivenPacket } from './sessions/stored-packet.ts';
 import type { Subscribed } from './sessions/subscriptions.ts';
 
 /**
@@ -133,11 +134,26 @@ export class Programs {
     }
     const message: RoutedMessage = { topic, payload, qos, retain };
     if (qos < 2 || messageId === undefined) await this.router.route(message);
-    else if (this.store.inbound.find(session.id, messageId) !== undefined) return null;
+    else if (this.store.inbound.find(session.id, messageId) !== undefined)
+      await this.store.inbound.settled(session.id, messageId);
     else if (this.store.inbound.count(session.id) >= RECEIVED_MAX)
       return new Error(`${RECEIVED_MAX} messages await their PUBREL`);
     else await this.router.route(message, { clientId: session.id, messageId });
     return null;
+  }
+
+  /** PUBREL: when the disk refuses, PUBCOMP is not sent, and the program releases again over its next connection. */
+  async release(client: Client, packet: GivenPacket): Promise<void> {
+    await this.store.incomingDelPacket(client, packet).catch((error: unknown) => {
+      this.of(client)?.cut();
+      throw error;
+    });
+  }
+
+  /** PUBREC of a message that went out: resolves when PUBREL may. A connection that has come meanwhile has waited for it. */
+  async received(client: Client, messageId: number): Promise<void> {
+    await this.of(client)?.received(messageId);
+    this.#holders.get(client.id)?.pump();
   }
 
   authorizeSubscribe(session: ProgramSession, subscription: Subscription): boolean {

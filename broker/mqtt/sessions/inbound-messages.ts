@@ -10,6 +10,8 @@ export class InboundMessages {
   readonly #state: State;
   readonly #isKept: (clientId: string) => boolean;
   readonly #messages = new Map<string, Map<number, StoredPacket>>();
+  /** By key, what is being written of it. */
+  readonly #underWay = new Map<string, Promise<void>>();
 
   constructor(state: State, isKept: (clientId: string) => boolean) {
     this.#state = state;
@@ -36,7 +38,16 @@ export class InboundMessages {
     const packet = { ...storedPacket(given), messageId };
     this.#of(clientId).set(messageId, packet);
     if (!this.#isKept(clientId)) return undefined;
-    return this.#state.commit([{ put: keyOf(clientId, messageId), value: packetText(packet) }], []);
+    const key = keyOf(clientId, messageId);
+    return this.#follow(key, this.#state.commit([{ put: key, value: packetText(packet) }], []));
+  }
+
+  /**
+   * Resolves once what is known here of the message is durable, and rejects when it could not be written: who comes with it again meanwhile, over another
+   * connection, is told nothing that a crash would undo.
+   */
+  async settled(clientId: string, messageId: number): Promise<void> {
+    await this.#underWay.get(keyOf(clientId, messageId));
   }
 
   /** As if it had never come: its commit failed. */
@@ -47,10 +58,18 @@ export class InboundMessages {
     return isThere;
   }
 
-  /** Undefined when there is none. Otherwise the id is durably free when it resolves. */
+  /** Undefined when there is none. Otherwise the id is durably free when it resolves, and as it was when it rejects. */
   release(clientId: string, messageId: number): Promise<void> | undefined {
-    if (!this.discard(clientId, messageId)) return undefined;
-    return this.#isKept(clientId) ? this.#state.commit([{ del: keyOf(clientId, messageId) }], []) : Promise.resolve();
+    const packet = this.find(clientId, messageId);
+    if (packet === undefined) return undefined;
+    this.discard(clientId, messageId);
+    if (!this.#isKept(clientId)) return Promise.resolve();
+    const key = keyOf(clientId, messageId);
+    const released = this.#state.commit([{ del: key }], []).catch((error: unknown) => {
+      this.#of(clientId).set(messageId, packet);
+      throw error;
+    });
+    return this.#follow(key, released);
   }
 
   forget(clientId: string): Promise<void> | undefined {
@@ -61,6 +80,14 @@ export class InboundMessages {
       ids.map((messageId) => ({ del: keyOf(clientId, messageId) })),
       [],
     );
+  }
+
+  #follow(key: string, commit: Promise<void>): Promise<void> {
+    const written = commit.finally(() => {
+      if (this.#underWay.get(key) === written) this.#underWay.delete(key);
+    });
+    this.#underWay.set(key, written);
+    return written;
   }
 
   #of(clientId: string): Map<number, StoredPacket> {

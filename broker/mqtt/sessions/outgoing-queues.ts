@@ -128,9 +128,20 @@ export class OutgoingQueues {
       const isSame = entry.packet.brokerId === packet.brokerId && entry.packet.brokerCounter === packet.brokerCounter;
       if (packet.cmd !== 'pubrel' && !isSame) continue;
       if (packet.cmd === 'pubrel' && entry.packet.messageId !== packet.messageId) continue;
+      const before = entry.packet;
       if (packet.cmd === 'pubrel') entry.packet = packet as StoredPacket;
       else entry.packet.messageId = packet.messageId;
-      return this.#commit(clientId, [{ put: keyOf(clientId, entry.seq), value: () => packetText(entry.packet) }]);
+      const written = this.#commit(clientId, [{ put: keyOf(clientId, entry.seq), value: () => packetText(entry.packet) }]);
+      if (written === undefined) return undefined;
+      entry.isDurable = false;
+      return written
+        .catch((error: unknown) => {
+          entry.packet = before;
+          throw error;
+        })
+        .finally(() => {
+          entry.isDurable = true;
+        });
     }
     throw new Error('no such packet');
   }

@@ -218,6 +218,7 @@ export class SessionStore {
   }
 
   async incomingGetPacket(client: ClientId, packet: GivenPacket): Promise<StoredPacket> {
+    await this.inbound.settled(client.id, packet.messageId ?? 0);
     const found = this.inbound.find(client.id, packet.messageId ?? 0);
     if (found === undefined) throw new Error('no such packet');
     return found;
