@@ -281,7 +281,7 @@ async function wire(
     [app.server, secureHttp.http1],
     (stream, { socket, headers }) =>
       mqtt.accept(stream, limits.proxies.clientOf(socket.remoteAddress, headers['x-forwarded-for'])),
-    config.bounds.packet_bytes,
+    config.bounds,
   );
   closers.push(() => webSocket.close());
   closers.push(() => mqtt.close());

@@ -63,14 +63,14 @@ export const BOUNDS = {
     byDefault: 64 * KIB,
     lowest: 256,
     highest: MIB,
-    text: 'Octets of an MQTT connection’s first packet, which is CONNECT; a larger one, or another, closes it.',
+    text: 'Octets of an MQTT connection’s first packet, which is CONNECT, and of any WebSocket message before its login; a larger one, or another packet, closes it.',
   },
   packet_bytes: {
     variable: 'DOWNLINK_PACKET_BYTES_MAX',
     byDefault: MIB,
     lowest: KIB,
     highest: 256 * MIB - 1,
-    text: 'Octets of an MQTT packet after that; a larger one closes the connection before it has come in.',
+    text: 'Octets of an MQTT packet after that, and of a WebSocket message; a larger one closes the connection before it has come in.',
   },
   packet_seconds: {
     variable: 'DOWNLINK_PACKET_SECONDS_MAX',

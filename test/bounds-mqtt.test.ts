@@ -249,13 +249,35 @@ describe('sizes', () => {
     await isWell();
   });
 
-  test('so does a WebSocket message that no packet fits', async () => {
-    await start({ packet_bytes: 4_096 });
-    const socket = new WebSocket(`${server.url.replace('http', 'ws')}/mqtt`, 'mqtt');
-    await once(socket, 'open');
-    socket.send(Buffer.alloc(8_192));
-    const [code] = (await once(socket, 'close')) as [number];
-    expect(code).toBe(1009);
+  test('a WebSocket message may be as large as a CONNECT before its login, in one frame or many, and as large as a packet after it', async () => {
+    await start({ connect_bytes: 1_024, packet_bytes: 8_192 });
+    const token = await server.createDevice('device');
+    const open = async (): Promise<WebSocket> => {
+      const socket = new WebSocket(`${server.url.replace('http', 'ws')}/mqtt`, 'mqtt');
+      await once(socket, 'open');
+      return socket;
+    };
+    const codeOf = async (socket: WebSocket): Promise<unknown> => (await once(socket, 'close'))[0] as unknown;
+    const answer = async (socket: WebSocket): Promise<number> => ((await once(socket, 'message')) as [Buffer])[0][0]! >>> 4;
+
+    const early = await open();
+    early.send(Buffer.alloc(2_000));
+    expect(await codeOf(early)).toBe(1009);
+    const inFrames = await open();
+    for (let n = 0; n < 2; n += 1) inFrames.send(Buffer.alloc(1_000), { fin: false });
+    expect(await codeOf(inFrames)).toBe(1009);
+    expect(await reached('connect_bytes')).toBe(2);
+
+    const socket = await open();
+    socket.send(generate(deviceConnect('device', token)));
+    expect(await answer(socket)).toBe(2);
+    const values = Object.fromEntries(Array.from({ length: 7 }, (_, n) => [`m${n}`, 'x'.repeat(1_000)]));
+    socket.send(generate(telemetry('device', 1, JSON.stringify(values))));
+    expect(await answer(socket)).toBe(4);
+    socket.send(Buffer.alloc(9_000));
+    expect(await codeOf(socket)).toBe(1009);
+    expect(await reached('packet_bytes')).toBe(1);
+    expect(await rejectsOf('device')).toMatchObject([{ code: 'body_too_large', where: 'connection' }]);
     await isWell();
   });
 

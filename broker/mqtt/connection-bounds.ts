@@ -5,6 +5,7 @@ import { DownlinkError } from '../../devices/downlink-error.ts';
 import type { ErrorCode } from '../../devices/error-codes.ts';
 import { BOUNDS, type BoundName } from '../bounds.ts';
 import type { Limits } from '../limits/limits.ts';
+import { takeLargeMessages } from './websocket.ts';
 
 /**
  * One MQTT connection under the bounds. It is in one of these modes:
@@ -62,8 +63,14 @@ export class ConnectionBounds {
     return this.#parts.address;
   }
 
+  get isLetIn(): boolean {
+    return this.#identity !== undefined;
+  }
+
   letIn(identity: string): void {
+    const { stream, limits } = this.#parts;
     this.#identity = identity;
+    takeLargeMessages(stream, limits.bounds.packet_bytes);
   }
 
   /** So many packets, filters of a SUBSCRIBE among them, and octets have come with one read; `isWhole` when no packet is left in part. */

@@ -12,6 +12,7 @@ import { refused, type Identity } from './authenticate.ts';
 import { ConnectionBounds } from './connection-bounds.ts';
 import { hasMoreLevels } from './packet-faults.ts';
 import type { PacketBounds } from './packet-reader.ts';
+import { isMessageTooLong } from './websocket.ts';
 
 /** All MQTT connections under the bounds, with one timer for them together. */
 const CHECK_EVERY_MS = SECOND_MS;
@@ -61,6 +62,9 @@ export class Connections {
     stream.once('close', () => {
       connection.close();
       this.#open.delete(connection);
+    });
+    stream.once('error', (error) => {
+      if (isMessageTooLong(error)) connection.end(connection.isLetIn ? 'packet_bytes' : 'connect_bytes');
     });
     this.#timer ??= setInterval(() => {
       const now = this.#limits.now();
