@@ -59,6 +59,7 @@ import { DeviceClocks } from './broker/telemetry/device-clocks.ts';
 import { Ingest } from './broker/telemetry/ingest.ts';
 import { LatestValues } from './broker/telemetry/latest-values.ts';
 import { Rejects } from './broker/telemetry/rejects.ts';
+import { TelemetryKeys } from './broker/telemetry/telemetry-keys.ts';
 import { TlsFileError } from './broker/tls/tls-material.ts';
 import { TlsPorts } from './broker/tls/tls-ports.ts';
 import { CLOSE_MS_MAX, createApp } from './dashboard-api/app.ts';
@@ -209,7 +210,8 @@ async function wire(
   const pull = new CommandPull(ledger, gate, dispatcher, presence, changes, advisor, (text) => digests.seal(text));
   const queries = new CommandQueries(ledger, state, history);
   const ingest = new Ingest(state, events, latest, clock, mark);
-  const sync = new DeviceSync(ledger, pull, ingest, new DeviceClocks(clock));
+  const telemetryKeys = new TelemetryKeys(state);
+  const sync = new DeviceSync(ledger, pull, ingest, new DeviceClocks(clock), telemetryKeys);
   const recovered = recover ? await recoverState(state, history, clock, config.dataDir) : undefined;
   await ledger.load();
   const openCommands = ledger.book.size;
@@ -262,6 +264,7 @@ async function wire(
     parkedPolls,
     queries,
     ingest,
+    telemetryKeys,
     latest,
     rejects,
     quarantine,

@@ -29,6 +29,7 @@ import type { Quarantine } from '../broker/store/quarantine.ts';
 import type { Shipper } from '../broker/store/shipper.ts';
 import type { Ingest } from '../broker/telemetry/ingest.ts';
 import type { LatestValues } from '../broker/telemetry/latest-values.ts';
+import type { TelemetryKeys } from '../broker/telemetry/telemetry-keys.ts';
 import type { Rejects } from '../broker/telemetry/rejects.ts';
 import type { Clock } from '../devices/clock.ts';
 
@@ -55,6 +56,7 @@ export type ApiParts = {
   readonly parkedPolls: ParkedPolls;
   readonly queries: CommandQueries;
   readonly ingest: Ingest;
+  readonly telemetryKeys: TelemetryKeys;
   readonly latest: LatestValues;
   readonly rejects: Rejects;
   readonly quarantine: Quarantine;

@@ -34,6 +34,8 @@ function recovers(history: string, influxOf: () => InfluxConfig): void {
       credential: token,
       body: { state: 'running', progress: 40 },
     });
+    // Hand-overs go on record in a while, or at a stop.
+    await live.restart();
     await live.request('POST', '/v1/device/telemetry', { credential: token, body: { x: 1 } });
     // A query of the past waits for what was acknowledged.
     await live.request('GET', '/v1/devices/pump/telemetry?metric=x');

@@ -161,6 +161,8 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     this.#deadlines.close();
     clearTimeout(this.#retry);
     await this.#saveUnsaved().catch(() => {});
+    // Before History has its last: hand-overs go on record too.
+    await this.#state.flush().catch(() => {});
   }
 
   #write(command: Command, from: CommandState, event: CommandEvent, how: 'exempt' | 'riding'): Promise<void> {

@@ -4,7 +4,9 @@ import type { Device } from '../../devices/device.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import type { SyncMessage } from '../../devices/sync-message.ts';
 import type { DeviceClocks } from '../telemetry/device-clocks.ts';
+import { readingsIn } from '../../devices/telemetry.ts';
 import type { Ingest } from '../telemetry/ingest.ts';
+import type { TelemetryKeys, UnderKey } from '../telemetry/telemetry-keys.ts';
 import type { CommandLedger } from './command-ledger.ts';
 import type { CommandPull } from './pull.ts';
 
@@ -16,8 +18,10 @@ import type { CommandPull } from './pull.ts';
  * those of single reports are; the device is told that nothing was acknowledged, and saying it again changes nothing that had counted.
  */
 export type SyncTaken = {
-  /** Readings that were stored. */
+  /** Readings that were stored, now or when they came first. */
   readonly readings: number;
+  /** The readings came before, under the same Idempotency-Key. */
+  readonly isRepeat: boolean;
   /** Reports and confirms that did not count, in the order of the message. They keep nothing else from counting. */
   readonly refused: readonly SyncRefusal[];
 };
@@ -38,27 +42,32 @@ export class DeviceSync {
   readonly #pull: CommandPull;
   readonly #ingest: Ingest;
   readonly #clocks: DeviceClocks;
+  readonly #keys: TelemetryKeys;
 
-  constructor(ledger: CommandLedger, pull: CommandPull, ingest: Ingest, clocks: DeviceClocks) {
+  constructor(ledger: CommandLedger, pull: CommandPull, ingest: Ingest, clocks: DeviceClocks, keys: TelemetryKeys) {
     this.#ledger = ledger;
     this.#pull = pull;
     this.#ingest = ingest;
     this.#clocks = clocks;
+    this.#keys = keys;
   }
 
   /**
-   * Resolves when all of it is durable. Throws `invalid_cursor`, `journal_full`, `shutting_down` and `storage_unavailable`, the first two before anything
-   * has changed.
+   * Resolves when all of it is durable. Under an Idempotency-Key its readings are stored once. Throws `invalid_cursor`, `idempotency_conflict`, `journal_full`,
+   * `shutting_down` and `storage_unavailable`, the first three before anything has changed.
    */
-  async take(device: Device, message: SyncMessage): Promise<SyncTaken> {
+  async take(device: Device, message: SyncMessage, idempotencyKey?: string): Promise<SyncTaken> {
     const { samples, since } = message;
     const words = wordsOf(message);
+    const key = message.samples.length === 0 ? undefined : idempotencyKey;
+    if (key !== undefined) await this.#keys.load(device.id);
     let found = await this.#find(device.id, words);
     while (!this.#isCurrent(found)) found = await this.#find(device.id, words);
 
     // From here to the end of the turn nothing waits.
     if (since !== undefined) this.#pull.checkCursor(device, since, 'since');
-    const takeReadings = this.#ingest.prepare(device, samples, this.#shiftMsOf(device, message));
+    const under = key === undefined ? undefined : this.#keys.look(device.id, key, samples, readingsIn(samples));
+    const takeReadings = this.#readingsTaker(device, message, under);
     const durable: Promise<unknown>[] = [];
     const refused: SyncRefusal[] = [];
     const readings = takeReadings();
@@ -68,7 +77,14 @@ export class DeviceSync {
     }
     if (since !== undefined) durable.push(this.#pull.confirmThrough(device, since, 'since'));
     const [count] = await Promise.all([readings, ...durable]);
-    return { readings: count, refused };
+    return { readings: count, isRepeat: under?.isRepeat === true, refused };
+  }
+
+  /** What stores the readings, if they are not a repeat; throws at once when there is no room for them. */
+  #readingsTaker(device: Device, message: SyncMessage, under: UnderKey | undefined): () => Promise<number> {
+    if (under?.isRepeat === true) return () => under.count;
+    const take = this.#ingest.prepare(device, message.samples, this.#shiftMsOf(device, message));
+    return under === undefined ? () => take([]) : () => under.take(take(under.changes));
   }
 
   #step(

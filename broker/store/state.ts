@@ -40,6 +40,9 @@ export interface State {
   /** An exempt commit that will soon be out of date: it is written with the next one `of` the same thing, or a while later by itself. */
   linger(changes: readonly Change[], entries: readonly Entry[], of: string): Promise<void>;
 
+  /** Resolves once all of that is durable, which does not wait any longer. */
+  flush(): Promise<void>;
+
   /**
    * Throws what `commit` of `entries` would be refused with if it came now. What must not be half done, some of it in memory, asks
    * this first and commits in the same turn.

@@ -61,10 +61,10 @@ export class Ingest {
    * `take` in two steps, for what is committed together with something else: throws at once when there is no room, and gives the second step, to be
    * called in the same turn. `shiftMs` is what the device's clock is behind by: it is added to each `ts`, and the given one kept as `$givenTs`.
    */
-  prepare(device: Device, samples: readonly Sample[], shiftMs: number): () => Promise<number> {
+  prepare(device: Device, samples: readonly Sample[], shiftMs: number): (changes: readonly Change[]) => Promise<number> {
     const rows = this.#rowsOf(device, samples, shiftMs);
     this.#state.assertRoom(rows.lines);
-    return () => (samples.length === 0 ? Promise.resolve(0) : this.#commit(rows, NO_CHANGES).then(() => readingsIn(samples)));
+    return (changes) => (samples.length === 0 ? Promise.resolve(0) : this.#commit(rows, changes).then(() => readingsIn(samples)));
   }
 
   #rowsOf(device: Device, samples: readonly Sample[], shiftMs: number): Rows {

@@ -24,6 +24,7 @@ import {
   TAGS,
   timeParameter,
 } from '../openapi.ts';
+import { idempotencyKeyHeader } from '../idempotency-key.ts';
 import { msOf, nsOf, TIME_NS_MAX } from '../times.ts';
 
 /** Operators' routes for commands: issue, list, show, cancel. */
@@ -135,11 +136,7 @@ export function commandsRoutes(app: Api, parts: ApiParts, stopping: AbortSignal)
           { wait: Type.Optional(Type.Integer({ minimum: 0, maximum: 60, default: 0, description: 'Seconds' })) },
           { additionalProperties: false },
         ),
-        headers: Type.Object({
-          'idempotency-key': Type.Optional(
-            Type.String({ pattern: '^[\\x21-\\x7e]{1,255}$', description: '1..255 visible ASCII characters' }),
-          ),
-        }),
+        headers: idempotencyKeyHeader,
         body: newCommandSchema,
         response: {
           201: refTo(commandSchema, 'Issued; with `wait`, ended'),

@@ -6,6 +6,7 @@ import type { Api, ApiParts } from '../api-parts.ts';
 import { deviceAuth, deviceOf } from '../auth-device.ts';
 import { type AnswerEncoder, answerEncoderFor } from '../device-answer.ts';
 import { pullRequestOf, releaseIfLost } from '../device-poll.ts';
+import { idempotencyKeyHeader } from '../idempotency-key.ts';
 import { deviceBodyOf } from '../json-body.ts';
 import { BY_DEVICE, guardedProblems, TAGS, timeSchema } from '../openapi.ts';
 import { pullParameters } from '../pull-parameters.ts';
@@ -94,7 +95,8 @@ export function deviceSyncRoutes(app: Api, parts: ApiParts): void {
         description:
           'Takes telemetry, reports and confirms, all of it or nothing, and answers with commands once that is on disk. What is at fault is named by `at`, as in ' +
           '`telemetry[2].values.temperature` or `reports[1].progress`. Sending it again after a lost answer is fine: readings with a `ts`, reports and ' +
-          'confirms count once.',
+          'confirms count once; readings without one do under an `Idempotency-Key`.',
+        headers: idempotencyKeyHeader,
         body: { content: { 'application/json': { schema: syncSchema }, 'application/cbor': { schema: syncSchema } } },
         response: {
           200: {
@@ -106,6 +108,7 @@ export function deviceSyncRoutes(app: Api, parts: ApiParts): void {
             'invalid_telemetry',
             'invalid_report',
             'invalid_cursor',
+            'idempotency_conflict',
             'body_too_large',
             'unsupported_media_type',
             'journal_full',
@@ -122,8 +125,9 @@ export function deviceSyncRoutes(app: Api, parts: ApiParts): void {
       if (message.samples.length > 0) messages.inc();
       reports.inc(message.reports.length);
 
-      const taken = await sync.take(device, message);
-      readings.inc(taken.readings);
+      const taken = await sync.take(device, message, request.headers['idempotency-key']);
+      if (taken.isRepeat) reply.header('idempotency-replayed', 'true');
+      else readings.inc(taken.readings);
       await Promise.all(
         taken.refused.map(({ at, id, error }) =>
           keepReject(parts, device.id, { where: `${request.url} ${at}`, body: Buffer.from(id) }, error),

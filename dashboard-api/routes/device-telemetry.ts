@@ -1,9 +1,11 @@
 import { Type } from 'typebox';
-import { MESSAGE_BYTES_MAX } from '../../devices/telemetry.ts';
+import type { Device } from '../../devices/device.ts';
+import { MESSAGE_BYTES_MAX, readingsIn, type Sample } from '../../devices/telemetry.ts';
 import { decodeTelemetry, isTelemetryMediaType, TELEMETRY_MEDIA_TYPES } from '../../devices/telemetry-formats.ts';
 import type { Api, ApiParts } from '../api-parts.ts';
 import { deviceAuth, deviceOf } from '../auth-device.ts';
 import { answerFormatOf, sendAnswer } from '../device-answer.ts';
+import { idempotencyKeyHeader } from '../idempotency-key.ts';
 import { mediaTypeOf, octetsOf, wrongMediaType } from '../json-body.ts';
 import { BY_DEVICE, guardedProblems, TAGS } from '../openapi.ts';
 import { bodyDecodedByRoute } from '../validation.ts';
@@ -34,9 +36,21 @@ const acceptedSchema = Type.Object({ accepted: Type.Integer({ description: 'Read
 const octets = { type: 'string', format: 'binary' };
 
 export function deviceTelemetryRoutes(app: Api, parts: ApiParts): void {
-  const { ingest, presence, metrics, clock } = parts;
+  const { ingest, telemetryKeys, presence, metrics, clock } = parts;
   const messages = metrics.messages.labels('http', 'telemetry');
   const readings = metrics.readings.labels('http');
+
+  const take = async (
+    device: Device,
+    samples: readonly Sample[],
+    idempotencyKey: string | undefined,
+  ): Promise<{ accepted: number; isRepeat: boolean }> => {
+    if (idempotencyKey === undefined) return { accepted: await ingest.take(device, samples), isRepeat: false };
+    await telemetryKeys.load(device.id);
+    const under = telemetryKeys.look(device.id, idempotencyKey, samples, readingsIn(samples));
+    if (under.isRepeat) return { accepted: await under.count, isRepeat: true };
+    return { accepted: await under.take(ingest.take(device, samples, under.changes)), isRepeat: false };
+  };
 
   app.post(
     '/v1/device/telemetry',
@@ -51,7 +65,9 @@ export function deviceTelemetryRoutes(app: Api, parts: ApiParts): void {
         summary: 'Send telemetry',
         description:
           'At most 1,000 readings and 256 KiB. Answers once all of it is on disk; of a message at fault nothing is stored, and `at` names the place. ' +
-          'The same `ts` and metric again is the same reading.',
+          'The same `ts` and metric again is the same reading. With an `Idempotency-Key`, the same message again is stored once, also without `ts`: the answer is as the ' +
+          'first, with the header `Idempotency-Replayed: true`.',
+        headers: idempotencyKeyHeader,
         body: {
           content: {
             'application/json': { schema: sampleSchema },
@@ -68,6 +84,7 @@ export function deviceTelemetryRoutes(app: Api, parts: ApiParts): void {
           ...guardedProblems(
             'invalid_json',
             'invalid_telemetry',
+            'idempotency_conflict',
             'body_too_large',
             'unsupported_media_type',
             'journal_full',
@@ -83,8 +100,9 @@ export function deviceTelemetryRoutes(app: Api, parts: ApiParts): void {
       if (!isTelemetryMediaType(mediaType)) throw wrongMediaType(mediaType, TELEMETRY_MEDIA_TYPES);
       const samples = decodeTelemetry(mediaType, octetsOf(request), clock.now());
       messages.inc();
-      const accepted = await ingest.take(device, samples);
-      readings.inc(accepted);
+      const { accepted, isRepeat } = await take(device, samples, request.headers['idempotency-key']);
+      if (isRepeat) reply.header('idempotency-replayed', 'true');
+      else readings.inc(accepted);
       sendAnswer(reply, answerFormatOf(request), 202, { accepted });
       return reply;
     },

@@ -225,7 +225,7 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
       await registry.delete(id, auditedAs(parts, request, 'device.delete'));
       // One may have been issued while the others were being cancelled.
       await cancelAllOf(ledger, id);
-      await Promise.all([presence.forget(id), parts.rejects.forget(id)]);
+      await Promise.all([presence.forget(id), parts.rejects.forget(id), parts.telemetryKeys.forget(id)]);
       parts.latest.forget(id);
       parts.ingest.forget(id);
       return reply.code(204).send();

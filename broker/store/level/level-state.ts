@@ -123,6 +123,11 @@ export class LevelState implements State {
     return lingering.settler.promise;
   }
 
+  flush(): Promise<void> {
+    this.#endLingering(Number.POSITIVE_INFINITY);
+    return this.commit([], [], 'exempt');
+  }
+
   #join(changes: readonly Change[], entries: readonly Entry[], of: string | undefined): Promise<void> {
     const next = this.#next;
     const lingering = of === undefined ? undefined : this.#lingering.get(of);
@@ -183,10 +188,7 @@ export class LevelState implements State {
 
   async close(): Promise<void> {
     if (this.#closed) return;
-    this.#endLingering(Number.POSITIVE_INFINITY);
-    if (this.#trimming !== undefined || this.#riding !== undefined || this.#next.isWanted) {
-      await this.commit([], []).catch(() => {});
-    }
+    await this.flush().catch(() => {});
     this.#closed = true;
     while (this.#writes.length > 0) await Promise.all(this.#writes);
     await this.#reopening;
