@@ -44,13 +44,15 @@ export class MqttWebSocket {
       handleProtocols: (offered) => (offered.has('mqtt') ? 'mqtt' : false),
     });
     this.#sockets.on('connection', (socket, request) => {
+      // [MQTT-6.0.0-1]: before the stream hears it, which else would hear that and what comes after, until the client lets go.
+      socket.on('message', (_, isBinary) => {
+        if (isBinary) return;
+        socket.close(UNSUPPORTED_DATA);
+        stream.destroy();
+      });
       const stream = createWebSocketStream(socket);
       socketOf.set(stream, socket);
       passCertificateOn(request.socket, stream);
-      // [MQTT-6.0.0-1]
-      socket.on('message', (_, isBinary) => {
-        if (!isBinary) socket.close(UNSUPPORTED_DATA);
-      });
       stream.on('error', () => socket.terminate());
       accept(stream, request);
     });
