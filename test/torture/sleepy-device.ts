@@ -71,9 +71,11 @@ export class SleepyDevice {
   /** `count` readings as one message, until it is acknowledged. */
   async #send(count: number): Promise<void> {
     const readings = Array.from({ length: count }, () => this.#source.next('http'));
+    // Some readings have no time of their own.
+    const headers = { 'idempotency-key': `from-${readings[0]?.n}` };
     const { status } = await this.#untilAnswered(() => {
       for (const reading of readings) reading.tries += 1;
-      return this.#http()('POST', '/v1/device/telemetry', readings.map(messageOf));
+      return this.#http()('POST', '/v1/device/telemetry', readings.map(messageOf), headers);
     });
     if (status !== 202) throw new Error(`telemetry of ${this.id} was answered with ${status}`);
     for (const reading of readings) {
