@@ -35,12 +35,15 @@ async function reached(bound: BoundName): Promise<number> {
   return Number(new RegExp(`downlink_bound_reached_total\\{bound="${bound}"\\} (\\d+)`).exec(metrics)?.[1]);
 }
 
-async function rejectsOf(id: string): Promise<{ code: string; message: string; where: string }[]> {
-  const { body } = await server.request<{ rejects: { code: string; message: string; where: string }[] }>(
-    'GET',
-    `/v1/devices/${id}/rejects`,
-  );
-  return body.rejects;
+type Reject = { readonly code: string; readonly message: string; readonly where: string };
+
+/** Once there is any: they are written after the connection's end. */
+async function rejectsOf(id: string): Promise<Reject[]> {
+  for (;;) {
+    const { body } = await server.request<{ rejects: Reject[] }>('GET', `/v1/devices/${id}/rejects`);
+    if (body.rejects.length > 0) return body.rejects;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
 }
 
 function deviceConnect(id: string, token: string, more = {}): Packet {
@@ -277,7 +280,8 @@ describe('sizes', () => {
     socket.send(Buffer.alloc(9_000));
     expect(await codeOf(socket)).toBe(1009);
     expect(await reached('packet_bytes')).toBe(1);
-    expect(await rejectsOf('device')).toMatchObject([{ code: 'body_too_large', where: 'connection' }]);
+    // It is kept while the connection ends.
+    await expect.poll(() => rejectsOf('device')).toMatchObject([{ code: 'body_too_large', where: 'connection' }]);
     await isWell();
   });
 
