@@ -31,7 +31,7 @@ import { MqttServer } from './broker/mqtt/mqtt-server.ts';
 import { Authenticator } from './broker/mqtt/authenticate.ts';
 import { Programs } from './broker/mqtt/programs.ts';
 import { ReceivedMessages } from './broker/mqtt/received-messages.ts';
-import { BOUND_OF, sessionBoundsOf, type SessionBounds } from './broker/mqtt/sessions/session-bounds.ts';
+import { BOUND_OF, sessionBoundsOf, type OnReached } from './broker/mqtt/sessions/session-bounds.ts';
 import { SessionStore } from './broker/mqtt/sessions/session-store.ts';
 import { MqttWebSocket } from './broker/mqtt/websocket.ts';
 import { fill, loopDelay, Overload } from './broker/overload.ts';
@@ -220,10 +220,10 @@ async function wire(
 
   const messages = new DeviceMessages(registry, ingest, ledger, rejects, metrics);
   const room = new JournalRoom(state.journal);
-  const onDropped = (bound: keyof SessionBounds): void => limits.reached(BOUND_OF[bound], {});
-  const sessions = new SessionStore({ state, clock, bounds: sessionBoundsOf(config.bounds), onDropped });
+  const onReached: OnReached = (bound, client) => limits.reached(BOUND_OF[bound], { client });
+  const sessions = new SessionStore({ state, clock, bounds: sessionBoundsOf(config.bounds), onReached });
   await sessions.load();
-  const programs = new Programs(sessions, keys, metrics, onDropped);
+  const programs = new Programs(sessions, keys, metrics, onReached);
   const connections = new Connections(limits, metrics, rejects, refusedLogins);
   closers.push(() => connections.close());
   const mqtt = new MqttServer({
@@ -278,7 +278,7 @@ async function wire(
     version: VERSION,
   });
   limits.gate.guard(app.server);
-  const secureHttp = new SecureHttp(app, config.bounds.header_bytes);
+  const secureHttp = new SecureHttp(app, limits);
   closers.push(() => Promise.all([app.close(), secureHttp.close(CLOSE_MS_MAX)]));
   const webSocket = new MqttWebSocket(
     [app.server, secureHttp.http1],

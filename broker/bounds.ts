@@ -2,11 +2,13 @@
  * Every bound that keeps one client from taking what others need: its name, variable, default and range, and what becomes of who reaches it. The README's
  * table is checked against this one. Reaching one counts in `downlink_bound_reached_total{bound="name"}` and is a line in the log.
  */
-type Bound = {
+export type Bound = {
   readonly variable: string;
   readonly byDefault: number;
   readonly lowest: number;
   readonly highest: number;
+  /** Of its line in the log, where reaching it is everyday; `info` when absent. */
+  readonly level?: 'info' | 'debug';
   /** What it bounds, and what happens beyond it. */
   readonly text: string;
 };
@@ -154,14 +156,15 @@ export const BOUNDS = {
     byDefault: 72,
     lowest: 1,
     highest: 3_600,
-    text: 'Silence of an HTTP connection between two requests; then it is closed (and not counted).',
+    level: 'debug',
+    text: 'Silence of an HTTP connection between two requests; then it is closed. (Everyday, so its line in the log is of level `debug`.)',
   },
   body_bytes: {
     variable: 'DOWNLINK_BODY_BYTES_MAX',
     byDefault: 128 * KIB,
     lowest: 64 * KIB,
     highest: 16 * MIB,
-    text: 'Octets of an operator’s request body; more are answered 413. (A device’s may have 256 KiB, as any message of it.)',
+    text: 'Octets of an operator’s request body; more are answered 413. (A device’s reports may have 128 KiB, its telemetry 256, its syncs 512; more count here as well.)',
   },
   parked_polls: {
     variable: 'DOWNLINK_PARKED_POLLS_MAX',
@@ -231,7 +234,7 @@ export const BOUNDS = {
     byDefault: MIB,
     lowest: 16 * KIB,
     highest: GIB,
-    text: 'Octets that wait in the socket for an MQTT client that does not read; messages beyond are not sent to it.',
+    text: 'Octets that wait in the socket for an MQTT client that does not read; messages beyond are not sent to it. (A command comes again when its lease lapses; QoS 1 and 2 of a program wait in its queue, and count as one each time that they begin to.)',
   },
   sessions: {
     variable: 'DOWNLINK_SESSIONS_MAX',
@@ -252,7 +255,8 @@ export const BOUNDS = {
     byDefault: 64,
     lowest: 1,
     highest: 65_535,
-    text: 'Messages of QoS 1 and 2 that one program has not acknowledged; the rest waits in its queue. (A device has eight.)',
+    level: 'debug',
+    text: 'Messages of QoS 1 and 2 that one program has not acknowledged; the rest waits in its queue, and counts as one each time that it begins to. (Everyday, so its line in the log is of level `debug`. A device has eight commands.)',
   },
   queued_messages: {
     variable: 'DOWNLINK_QUEUED_MESSAGES_PER_CLIENT_MAX',

@@ -5,7 +5,7 @@ import { fastify } from 'fastify';
 import { SECOND_MS } from '../devices/clock.ts';
 import { DownlinkError } from '../devices/downlink-error.ts';
 import type { Api, ApiParts } from './api-parts.ts';
-import { answerClientError } from './client-errors.ts';
+import { answerClientError, endIdle } from './client-errors.ts';
 import { commandSchema } from './command-view.ts';
 import { endAfterAnswer } from './departure.ts';
 import { deviceSchema } from './device-view.ts';
@@ -65,9 +65,10 @@ export async function createApp(parts: ApiParts): Promise<Api> {
     clientErrorHandler: answerClientError(parts.limits),
     frameworkErrors: (error, _, reply) => void sendProblem(reply, downlinkErrorOf(error)),
   }).withTypeProvider<TypeBoxTypeProvider>();
+  app.server.on('timeout', endIdle(parts.limits));
   app.setValidatorCompiler(validatorCompiler);
   app.setSerializerCompiler(() => JSON.stringify);
-  app.setErrorHandler(errorHandler(parts.log));
+  app.setErrorHandler(errorHandler(parts));
   app.setNotFoundHandler({ preHandler: boundOpen }, (request, reply) => {
     void sendProblem(
       reply,

@@ -4,7 +4,7 @@ import type { Limits } from '../broker/limits/limits.ts';
 import { DownlinkError } from '../devices/downlink-error.ts';
 import { PROBLEM_TYPE, problemOf } from './problem.ts';
 
-/** Requests that never became one: too slow, headers too large, or not HTTP at all. Answered on the bare socket, which is then closed. */
+/** Connections that end for another reason than an answer. Requests that never became one: too slow, headers too large, or not HTTP at all. Answered on the bare socket, which is then closed. */
 export function answerClientError(limits: Pick<Limits, 'reached'>) {
   return (error: NodeJS.ErrnoException, socket: Socket): void => {
     if (error.code === 'ECONNRESET' || socket.destroyed) return;
@@ -17,6 +17,14 @@ export function answerClientError(limits: Pick<Limits, 'reached'>) {
       );
     }
     socket.destroySoon();
+  };
+}
+
+/** A listener for what Node.js calls a timeout of the server: nothing has come over the connection for as long as it may be idle between two requests. */
+export function endIdle(limits: Pick<Limits, 'reached'>) {
+  return (socket: Socket): void => {
+    limits.reached('http_idle_seconds', { address: socket.remoteAddress });
+    socket.destroy();
   };
 }
 

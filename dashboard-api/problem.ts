@@ -1,5 +1,6 @@
 import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
+import type { Limits } from '../broker/limits/limits.ts';
 import { DownlinkError } from '../devices/downlink-error.ts';
 import { ERROR_CODES, type ErrorCode } from '../devices/error-codes.ts';
 import { rfc3339 } from './times.ts';
@@ -40,6 +41,8 @@ export const STATUS_OF = {
   internal: 500,
 } as const satisfies Record<ErrorCode, number>;
 
+/** In Fastify's words. */
+const BODY_TOO_LARGE = 'FST_ERR_CTP_BODY_TOO_LARGE';
 export const PROBLEM_TYPE = 'application/problem+json';
 
 export type Problem = {
@@ -75,9 +78,12 @@ export function sendProblem(reply: FastifyReply, error: DownlinkError): FastifyR
 }
 
 /** The answer to whatever a route, a hook or Fastify itself threw. What is no refusal of ours is logged and told as `internal`. */
-export function errorHandler(log: Logger) {
+export function errorHandler({ log, limits }: { readonly log: Logger; readonly limits: Pick<Limits, 'reached'> }) {
   return (thrown: FastifyError | Error, request: FastifyRequest, reply: FastifyReply): FastifyReply => {
     const error = downlinkErrorOf(thrown);
+    if ('code' in thrown && thrown.code === BODY_TOO_LARGE) {
+      limits.reached('body_bytes', { address: request.ip, client: request.device?.id ?? request.operator?.id });
+    }
     if (error.code === 'internal') log.error({ err: thrown, method: request.method, url: request.url }, 'a request failed');
     return sendProblem(reply, error);
   };
@@ -87,7 +93,7 @@ export function errorHandler(log: Logger) {
 export function downlinkErrorOf(thrown: FastifyError | Error): DownlinkError {
   if (thrown instanceof DownlinkError) return thrown;
   switch ('code' in thrown ? thrown.code : undefined) {
-    case 'FST_ERR_CTP_BODY_TOO_LARGE':
+    case BODY_TOO_LARGE:
       return new DownlinkError('body_too_large', 'the body is larger than this route takes');
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
     case 'FST_ERR_CTP_INVALID_TYPE':

@@ -5,8 +5,8 @@ import { octetsOf } from './json-body.ts';
 import { downlinkErrorOf, errorHandler, STATUS_OF } from './problem.ts';
 
 /** What a device sends by HTTP and is refused is counted and kept among its rejects, as over MQTT, before it is told. */
-export function deviceErrorHandler(parts: Pick<ApiParts, 'rejects' | 'metrics' | 'log'>) {
-  const answer = errorHandler(parts.log);
+export function deviceErrorHandler(parts: Pick<ApiParts, 'rejects' | 'metrics' | 'limits' | 'log'>) {
+  const answer = errorHandler(parts);
   return async (thrown: Error, request: FastifyRequest, reply: FastifyReply): Promise<FastifyReply> => {
     const error = downlinkErrorOf(thrown);
     const { device, method } = request;

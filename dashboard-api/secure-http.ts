@@ -8,6 +8,9 @@ import {
 } from 'node:http2';
 import type { Socket } from 'node:net';
 import type { TLSSocket } from 'node:tls';
+import type { Bounds } from '../broker/bounds.ts';
+import type { Limits } from '../broker/limits/limits.ts';
+import { SECOND_MS } from '../devices/clock.ts';
 import type { Api } from './api-parts.ts';
 
 /**
@@ -25,25 +28,22 @@ const INVALID_FRAMES_MAX = 100;
 const REFUSED_STREAMS_MAX = 100;
 const CLOSE_IDLE_EVERY_MS = 50;
 
-type Limits = {
-  readonly headersMsMax: number;
-  readonly requestMsMax: number;
-  readonly idleMsMax: number;
-};
-
 export class SecureHttp {
   /** The one that WebSocket upgrades come by. */
   readonly http1: Server;
   readonly #http2: ReturnType<typeof createHttp2>;
   readonly #sockets = new Set<TLSSocket>();
   readonly #sessions = new Set<ServerHttp2Session>();
-  readonly #limits: Limits;
+  readonly #bounds: Bounds;
+  readonly #reached: Limits['reached'];
   #whenGone: (() => void) | undefined;
   #isClosing = false;
 
-  constructor(app: Api, headerBytesMax: number) {
+  constructor(app: Api, limits: Pick<Limits, 'bounds' | 'reached'>) {
     const { headersTimeout, requestTimeout, keepAliveTimeout } = app.server;
-    this.#limits = { headersMsMax: headersTimeout, requestMsMax: requestTimeout, idleMsMax: keepAliveTimeout };
+    const { header_bytes: headerBytesMax } = limits.bounds;
+    this.#bounds = limits.bounds;
+    this.#reached = (bound, who) => limits.reached(bound, who);
     const route = (request: IncomingMessage | Http2ServerRequest, response: ServerResponse | Http2ServerResponse): void =>
       app.routing(request as IncomingMessage, response as ServerResponse);
     this.http1 = createHttp1(
@@ -51,6 +51,7 @@ export class SecureHttp {
       (request, response) => route(request, response),
     );
     this.http1.on('clientError', (error: Error, socket: Socket) => app.server.emit('clientError', error, socket));
+    this.http1.on('timeout', (socket: Socket) => app.server.emit('timeout', socket));
     // It never listens, but what it limits and ends connections by is set up when it begins to.
     this.http1.emit('listening');
     this.#http2 = createHttp2(
@@ -62,7 +63,7 @@ export class SecureHttp {
         maxSessionRejectedStreams: REFUSED_STREAMS_MAX,
       },
       (request, response) => {
-        this.#limitTimeOf(request);
+        this.#boundTimeOf(request);
         route(request, response);
       },
     );
@@ -107,14 +108,20 @@ export class SecureHttp {
   /** A session without a request for too long is told to go, pings or not. */
   #follow(session: ServerHttp2Session): void {
     this.#sessions.add(session);
+    const { remoteAddress: address } = session.socket;
+    const endAfter = (bound: 'header_seconds' | 'http_idle_seconds'): NodeJS.Timeout =>
+      setTimeout(() => {
+        this.#reached(bound, { address });
+        session.close();
+      }, this.#bounds[bound] * SECOND_MS);
     let streams = 0;
-    let timer = setTimeout(() => session.close(), this.#limits.headersMsMax);
+    let timer = endAfter('header_seconds');
     session.on('stream', (stream) => {
       streams += 1;
       clearTimeout(timer);
       stream.once('close', () => {
         streams -= 1;
-        if (streams === 0 && !session.closed) timer = setTimeout(() => session.close(), this.#limits.idleMsMax);
+        if (streams === 0 && !session.closed) timer = endAfter('http_idle_seconds');
       });
     });
     session.once('close', () => {
@@ -124,9 +131,12 @@ export class SecureHttp {
   }
 
   /** HTTP/2 has no limit of time in Node for the whole of a request, as HTTP/1.1 has. */
-  #limitTimeOf({ stream }: Http2ServerRequest): void {
+  #boundTimeOf({ stream }: Http2ServerRequest): void {
     if (stream.endAfterHeaders) return;
-    const timer = setTimeout(() => stream.close(constants.NGHTTP2_CANCEL), this.#limits.requestMsMax);
+    const timer = setTimeout(() => {
+      this.#reached('request_seconds', { address: stream.session?.socket.remoteAddress });
+      stream.close(constants.NGHTTP2_CANCEL);
+    }, this.#bounds.request_seconds * SECOND_MS);
     stream.once('end', () => clearTimeout(timer));
     stream.once('close', () => clearTimeout(timer));
   }

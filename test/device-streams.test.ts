@@ -118,16 +118,17 @@ test('as many streams as the server allows are open; the next is refused, and to
       reached: () => {},
     },
   );
+  const late = await stack.device('late');
   for (let i = 0; i < 3; i += 1) {
-    streams.assertRoom();
+    streams.assertRoom(late);
     streams.open(await stack.device(`d${i}`), (await connection()).response);
   }
-  expect(() => streams.assertRoom()).toThrow(expect.objectContaining({ code: 'too_many_streams', retryAfterSeconds: 30 }));
+  expect(() => streams.assertRoom(late)).toThrow(expect.objectContaining({ code: 'too_many_streams', retryAfterSeconds: 30 }));
   const { response } = await connection();
   clients[0]?.destroy();
   while (streams.size === 3) await new Promise(setImmediate);
-  streams.assertRoom();
-  streams.open(await stack.device('late'), response);
+  streams.assertRoom(late);
+  streams.open(late, response);
   streams.close();
   expect(streams.size).toBe(0);
   notifier.stop();

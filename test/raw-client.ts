@@ -87,6 +87,15 @@ export class RawClient {
     }
   }
 
+  /** Reads nothing until `read`. */
+  stopReading(): void {
+    this.#socket.pause();
+  }
+
+  read(): void {
+    this.#socket.resume();
+  }
+
   get pending(): number {
     return this.#packets.length;
   }

@@ -100,7 +100,7 @@ class Restartable {
       state: this.#state,
       clock,
       bounds: this.#bounds,
-      onDropped: (bound) => this.dropped.push(bound),
+      onReached: (bound) => this.dropped.push(bound),
     });
   }
 }

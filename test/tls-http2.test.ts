@@ -1,6 +1,7 @@
 import { once, type EventEmitter } from 'node:events';
 import { connect, constants, type ClientHttp2Session, type ClientHttp2Stream, type IncomingHttpHeaders } from 'node:http2';
 import { setImmediate } from 'node:timers/promises';
+import { connect as connectTls } from 'node:tls';
 import { decode } from 'cborg';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { ADMIN_KEY } from './live-server.ts';
@@ -41,6 +42,11 @@ function open(path: string, headers: Record<string, string> = {}, body?: string 
   stream.on('error', () => {});
   if (body !== undefined) stream.end(body);
   return stream;
+}
+
+async function reached(bound: string): Promise<number> {
+  const metrics = await (await fetch(`${server.live.url}/metrics`, { headers: { connection: 'close' } })).text();
+  return Number(new RegExp(`downlink_bound_reached_total\\{bound="${bound}"\\} (\\d+)`).exec(metrics)?.[1]);
 }
 
 type Answer = { readonly status: number; readonly headers: IncomingHttpHeaders; readonly body: Buffer };
@@ -175,15 +181,26 @@ test('a body that does not come ends its request', async () => {
   slow.write('{"a":');
   await closed(slow);
   expect(slow.rstCode).toBe(constants.NGHTTP2_CANCEL);
+  expect(await reached('request_seconds')).toBe(1);
   expect(await ask('/healthz')).toMatchObject({ status: 200 });
 });
 
-test('a session that asks nothing is told to go', async () => {
+test('a session that asks nothing, or nothing more, is told to go, and so is a connection of HTTP/1.1; each counts', async () => {
   session.destroy();
   await server.close();
   const { DEFAULT_BOUNDS } = await import('../broker/bounds.ts');
-  server = await TlsServer.start({ config: { bounds: { ...DEFAULT_BOUNDS, header_seconds: 1 } } });
+  server = await TlsServer.start({ config: { bounds: { ...DEFAULT_BOUNDS, header_seconds: 1, http_idle_seconds: 1 } } });
   session = newSession();
   await closed(session);
+  expect(await reached('header_seconds')).toBe(1);
   session = newSession();
+  expect(await ask('/healthz')).toMatchObject({ status: 200 });
+  await closed(session);
+  expect(await reached('http_idle_seconds')).toBe(1);
+  const socket = connectTls({ port: server.httpsPort, host: 'localhost', ca: server.authority.pem, ALPNProtocols: ['http/1.1'] });
+  socket.on('error', () => {});
+  socket.write('GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n');
+  socket.resume();
+  await closed(socket);
+  expect(await reached('http_idle_seconds')).toBe(2);
 });

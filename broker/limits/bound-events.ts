@@ -1,7 +1,7 @@
 import { Counter } from 'prom-client';
 import type { Logger } from 'pino';
 import { SECOND_MS } from '../../devices/clock.ts';
-import { BOUND_NAMES, BOUNDS, type BoundName } from '../bounds.ts';
+import { BOUND_NAMES, BOUNDS, type Bound, type BoundName } from '../bounds.ts';
 import type { Metrics } from '../metrics.ts';
 
 /** What happens when a bound is reached: it counts, and is told in the log, once a second a bound at the most, with how often it was left out. */
@@ -30,13 +30,15 @@ export class BoundEvents {
       return;
     }
     this.#leftOut.set(bound, 0);
-    this.#log.info({ bound, ...who }, `bound reached: ${bound} (${BOUNDS[bound].variable})`);
+    const { variable, level = 'info' }: Bound = BOUNDS[bound];
+    this.#log[level]({ bound, ...who }, `bound reached: ${bound} (${variable})`);
     setTimeout(() => this.#tellLeftOut(bound), SECOND_MS).unref();
   }
 
   #tellLeftOut(bound: BoundName): void {
     const times = this.#leftOut.get(bound) ?? 0;
     this.#leftOut.delete(bound);
-    if (times > 0) this.#log.info({ bound, times }, `bound reached: ${bound}, ${times} times more within a second`);
+    const { level = 'info' }: Bound = BOUNDS[bound];
+    if (times > 0) this.#log[level]({ bound, times }, `bound reached: ${bound}, ${times} times more within a second`);
   }
 }

@@ -3,6 +3,7 @@ import { mayReceive, type TopicRights } from '../../devices/topic-rights.ts';
 import { OrderedReplies } from './ordered-replies.ts';
 import { publishOctets, pubrelOctets } from './program-packets.ts';
 import type { Outgoing } from './sessions/outgoing-queues.ts';
+import type { OnReached } from './sessions/session-bounds.ts';
 import type { SessionStore } from './sessions/session-store.ts';
 import type { GivenPacket } from './sessions/stored-packet.ts';
 
@@ -27,18 +28,20 @@ export class ProgramSession {
   /** The key is gone, or the server stops: nothing more is taken, and no will. */
   isCut = false;
   readonly #store: SessionStore;
-  readonly #onDropped: () => void;
+  readonly #onReached: OnReached;
   readonly #inFlight = new Map<number, Outgoing>();
   /** Topics whose retained message it is yet to get, and with which QoS at most. */
   readonly #retained = new Map<string, number>();
   #isOpen = false;
+  /** A bound keeps something back that would go out. */
+  #isHeldBack = false;
   #sentThrough = 0;
 
-  constructor(client: Client, key: ProgramKey, store: SessionStore, onDropped: () => void) {
+  constructor(client: Client, key: ProgramKey, store: SessionStore, onReached: OnReached) {
     this.client = client;
     this.key = key;
     this.#store = store;
-    this.#onDropped = onDropped;
+    this.#onReached = onReached;
   }
 
   get id(): string {
@@ -59,7 +62,7 @@ export class ProgramSession {
   /** With QoS 0: now or never. */
   send(packet: GivenPacket, retain: boolean): void {
     if (!this.#isOpen) return;
-    if (this.#hasBacklog) return this.#onDropped();
+    if (this.#hasBacklog) return this.#onReached('backlogBytesMax', this.id);
     this.#publish(packet, { qos: 0, retain, dup: false });
   }
 
@@ -69,7 +72,7 @@ export class ProgramSession {
     const { queues } = this.#store;
     for (const entry of queues.of(this.id)) {
       if (entry.seq <= this.#sentThrough) continue;
-      if (!this.#hasRoom || !entry.isDurable) return;
+      if (!entry.isDurable || !this.#hasRoom()) return;
       this.#sentThrough = entry.seq;
       const { packet } = entry;
       const { messageId = 0 } = packet;
@@ -124,13 +127,18 @@ export class ProgramSession {
     return 'writableLength' in this.client.conn && this.client.conn.writableLength > this.#store.bounds.backlogBytesMax;
   }
 
-  get #hasRoom(): boolean {
-    return this.#inFlight.size < this.#store.bounds.inFlightMax && !this.#hasBacklog;
+  /** For what is next. Where there is none, that is told once, until all has gone out that was kept back. */
+  #hasRoom(waiting = this.#inFlight.size): boolean {
+    const isInFlight = waiting >= this.#store.bounds.inFlightMax;
+    if (!isInFlight && !this.#hasBacklog) return true;
+    if (!this.#isHeldBack) this.#onReached(isInFlight ? 'inFlightMax' : 'backlogBytesMax', this.id);
+    this.#isHeldBack = true;
+    return false;
   }
 
   #sendRetained(): void {
     for (const [topic, qos] of this.#retained) {
-      if (!this.#hasRoom || this.#store.queues.count(this.id) >= this.#store.bounds.inFlightMax) return;
+      if (!this.#hasRoom(Math.max(this.#inFlight.size, this.#store.queues.count(this.id)))) return;
       this.#retained.delete(topic);
       const queued = this.#enqueueRetained(topic, qos);
       if (queued === undefined) continue;
@@ -140,6 +148,7 @@ export class ProgramSession {
         () => {},
       );
     }
+    this.#isHeldBack = false;
   }
 
   /** With QoS 0 it is sent at once. */

@@ -5,7 +5,7 @@ import type { Metrics } from '../metrics.ts';
 import type { OperatorKey, OperatorKeys } from '../registry/operator-keys.ts';
 import { MessageRouter, type RoutedMessage } from './message-router.ts';
 import { ProgramSession } from './program-session.ts';
-import type { OnDropped } from './sessions/session-bounds.ts';
+import type { OnReached } from './sessions/session-bounds.ts';
 import type { SessionStore } from './sessions/session-store.ts';
 import type { GivenPacket } from './sessions/stored-packet.ts';
 import type { Subscribed } from './sessions/subscriptions.ts';
@@ -29,17 +29,17 @@ export class Programs {
   readonly router: MessageRouter;
   readonly #keys: OperatorKeys;
   readonly #metrics: Metrics;
-  readonly #onDropped: OnDropped;
+  readonly #onReached: OnReached;
   readonly #sessions = new WeakMap<object, ProgramSession>();
   /** Who has a client id now; a newer connection takes it over [MQTT-3.1.4-2]. */
   readonly #holders = new Map<string, ProgramSession>();
   #isClosing = false;
 
-  constructor(store: SessionStore, keys: OperatorKeys, metrics: Metrics, onDropped: OnDropped = () => {}) {
+  constructor(store: SessionStore, keys: OperatorKeys, metrics: Metrics, onReached: OnReached = () => {}) {
     this.store = store;
     this.#keys = keys;
     this.#metrics = metrics;
-    this.#onDropped = onDropped;
+    this.#onReached = onReached;
     this.router = new MessageRouter(store, {
       online: (clientId) => this.#holders.get(clientId),
       rightsOf: (clientId) => this.#rightsOf(keyIdOf(clientId)),
@@ -84,7 +84,7 @@ export class Programs {
   /** Whether there is room for its session; the connection that holds its client id is closed before this resolves. */
   async admit(client: Client, { id, mqtt }: OperatorKey): Promise<boolean> {
     if (mqtt === undefined || (!client.clean && !this.store.hasRoomFor(client.id))) return false;
-    const session = new ProgramSession(client, { id, rights: mqtt }, this.store, () => this.#onDropped('backlogBytesMax'));
+    const session = new ProgramSession(client, { id, rights: mqtt }, this.store, this.#onReached);
     const holder = this.#holders.get(client.id);
     this.#sessions.set(client, session);
     this.#holders.set(client.id, session);
@@ -165,7 +165,7 @@ export class Programs {
       return false;
     }
     if (!session.granted.has(topic) && session.granted.size >= this.store.bounds.subscriptionsMax) {
-      this.#onDropped('subscriptionsMax');
+      this.#onReached('subscriptionsMax', session.id);
       return false;
     }
     session.granted.add(topic);

@@ -41,14 +41,14 @@ export function deviceEventsRoutes(app: Api, parts: ApiParts, streams: DeviceStr
       const device = deviceOf(request);
       const header = request.headers['last-event-id'];
       const lastEventId = header ?? request.query.lastEventId;
-      streams.assertRoom();
+      streams.assertRoom(device);
       // What the old stream had is for this one, and not to be sent down the old one once more.
       const resume = dispatcher.pause(device.id);
       try {
         // Browsers send an empty one after a stream without ids.
         if (lastEventId !== undefined && lastEventId !== '') {
           await streams.confirm(device, lastEventId, header === undefined ? 'query.lastEventId' : 'Last-Event-ID');
-          streams.assertRoom();
+          streams.assertRoom(device);
         }
         reply.hijack();
         if (!hasGone(reply)) streams.open(device, reply.raw);

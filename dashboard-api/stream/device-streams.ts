@@ -40,10 +40,10 @@ export class DeviceStreams {
   }
 
   /** Throws `too_many_streams`. Call it before `open`, while the request can still be refused. */
-  assertRoom(): void {
+  assertRoom({ id }: Device): void {
     const streamsMax = this.#limits.bounds.device_streams;
     if (this.#streams.size < streamsMax) return;
-    this.#limits.reached('device_streams', {});
+    this.#limits.reached('device_streams', { device: id });
     throw new DownlinkError('too_many_streams', `${streamsMax} streams of devices are open, as many as the server allows`, {
       retryAfterSeconds: RETRY_SECONDS,
     });

@@ -1,6 +1,6 @@
 import type { Change, State } from '../../store/state.ts';
 import { valuesUnder } from '../../store/values.ts';
-import type { OnDropped, SessionBounds } from './session-bounds.ts';
+import type { OnReached, SessionBounds } from './session-bounds.ts';
 import { keyPart, packetBytes, packetFrom, packetText, storedPacket, textOfKeyPart } from './stored-packet.ts';
 import type { GivenPacket, StoredPacket } from './stored-packet.ts';
 
@@ -33,17 +33,17 @@ const MESSAGE_ID_MAX = 65_535;
 export class OutgoingQueues {
   readonly #state: State;
   readonly #bounds: SessionBounds;
-  readonly #onDropped: OnDropped;
+  readonly #onReached: OnReached;
   /** Whether the session outlives its connection: its queue is in State then. */
   readonly #isKept: (clientId: string) => boolean;
   readonly #queues = new Map<string, Queue>();
   #messages = 0;
   #bytes = 0;
 
-  constructor(state: State, bounds: SessionBounds, onDropped: OnDropped, isKept: (clientId: string) => boolean) {
+  constructor(state: State, bounds: SessionBounds, onReached: OnReached, isKept: (clientId: string) => boolean) {
     this.#state = state;
     this.#bounds = bounds;
-    this.#onDropped = onDropped;
+    this.#onReached = onReached;
     this.#isKept = isKept;
   }
 
@@ -175,7 +175,7 @@ export class OutgoingQueues {
       return this.#bytes + bytes > this.#bounds.queuedBytesMax ? 'queuedBytesMax' : undefined;
     };
     for (let over = bound(); over !== undefined; over = bound()) {
-      this.#onDropped(over);
+      this.#onReached(over, clientId);
       const oldest = firstUnsent(queue);
       if (oldest === undefined) return false;
       this.#take(queue, oldest.seq);

@@ -1,7 +1,7 @@
 import { TopicTree } from '../../../devices/topic-tree.ts';
 import type { Change, State } from '../../store/state.ts';
 import { valuesUnder } from '../../store/values.ts';
-import type { OnDropped, SessionBounds } from './session-bounds.ts';
+import type { OnReached, SessionBounds } from './session-bounds.ts';
 import { keyPart, packetBytes, packetFrom, packetText, type GivenPacket, type StoredPacket } from './stored-packet.ts';
 
 /** The last retained message of each topic, in memory and in State. */
@@ -10,15 +10,15 @@ const PREFIX = 'mqtt/retained/';
 export class RetainedMessages {
   readonly #state: State;
   readonly #bounds: SessionBounds;
-  readonly #onDropped: OnDropped;
+  readonly #onReached: OnReached;
   readonly #messages = new Map<string, GivenPacket>();
   readonly #topics = new TopicTree<string>();
   #bytes = 0;
 
-  constructor(state: State, bounds: SessionBounds, onDropped: OnDropped) {
+  constructor(state: State, bounds: SessionBounds, onReached: OnReached) {
     this.#state = state;
     this.#bounds = bounds;
-    this.#onDropped = onDropped;
+    this.#onReached = onReached;
   }
 
   async load(): Promise<void> {
@@ -64,7 +64,7 @@ export class RetainedMessages {
     const bound = bytes > this.#bounds.retainedBytesMax ? 'retainedBytesMax' : 'retainedMessagesMax';
     const isOver = bound === 'retainedBytesMax' || (before === undefined && this.size >= this.#bounds.retainedMessagesMax);
     if (isOver) {
-      this.#onDropped(bound);
+      this.#onReached(bound);
       // The old message is no longer the last one.
       return this.#remove(topic);
     }

@@ -52,5 +52,5 @@ export function sessionBoundsOf(bounds: Bounds): SessionBounds {
 
 export const SESSION_BOUNDS: SessionBounds = sessionBoundsOf(DEFAULT_BOUNDS);
 
-/** Told of each thing that a bound turned away. */
-export type OnDropped = (bound: keyof SessionBounds) => void;
+/** Told of each thing that a bound turned away, and when one begins to hold back; of whose, where it is known. */
+export type OnReached = (bound: keyof SessionBounds, clientId?: string) => void;

@@ -5,7 +5,7 @@ import { valuesUnder } from '../../store/values.ts';
 import { InboundMessages } from './inbound-messages.ts';
 import { OutgoingQueues } from './outgoing-queues.ts';
 import { RetainedMessages } from './retained-messages.ts';
-import { SESSION_BOUNDS, type OnDropped, type SessionBounds } from './session-bounds.ts';
+import { SESSION_BOUNDS, type OnReached, type SessionBounds } from './session-bounds.ts';
 import { keyPart, type GivenPacket, type StoredPacket } from './stored-packet.ts';
 import { Subscriptions, type ClientSubscription, type Subscribed } from './subscriptions.ts';
 import { Wills, type Will } from './wills.ts';
@@ -18,7 +18,7 @@ export type SessionStoreOptions = {
   readonly state: State;
   readonly clock: Clock;
   readonly bounds?: SessionBounds;
-  readonly onDropped?: OnDropped;
+  readonly onReached?: OnReached;
 };
 
 type ClientId = { readonly id: string; readonly closed?: boolean };
@@ -37,21 +37,21 @@ export class SessionStore {
   readonly bounds: SessionBounds;
   readonly #state: State;
   readonly #clock: Clock;
-  readonly #onDropped: OnDropped;
+  readonly #onReached: OnReached;
   /** Sessions that outlive their connections, and when each was last seen. */
   readonly #sessions = new Map<string, number>();
   /** Clients whose session ends with their connection. */
   readonly #transient = new Set<string>();
   #broker: Broker = { id: '' };
 
-  constructor({ state, clock, bounds = SESSION_BOUNDS, onDropped = () => {} }: SessionStoreOptions) {
+  constructor({ state, clock, bounds = SESSION_BOUNDS, onReached = () => {} }: SessionStoreOptions) {
     const isKept = (clientId: string): boolean => !this.#transient.has(clientId);
     this.#state = state;
     this.#clock = clock;
     this.bounds = bounds;
-    this.#onDropped = onDropped;
-    this.retained = new RetainedMessages(state, bounds, onDropped);
-    this.queues = new OutgoingQueues(state, bounds, onDropped, isKept);
+    this.#onReached = onReached;
+    this.retained = new RetainedMessages(state, bounds, onReached);
+    this.queues = new OutgoingQueues(state, bounds, onReached, isKept);
     this.inbound = new InboundMessages(state, isKept);
     this.wills = new Wills(state);
   }
@@ -79,7 +79,7 @@ export class SessionStore {
   /** Whether there is room for a session of this client; counted when there is none. */
   hasRoomFor(clientId: string): boolean {
     if (this.has(clientId) || this.sessions < this.bounds.sessionsMax) return true;
-    this.#onDropped('sessionsMax');
+    this.#onReached('sessionsMax', clientId);
     return false;
   }
 
@@ -121,7 +121,7 @@ export class SessionStore {
     const before = this.#clock.now() - this.bounds.sessionUnseenMsMax;
     for (const [id, seenAt] of this.#sessions) {
       if (seenAt >= before || isOnline(id)) continue;
-      this.#onDropped('sessionUnseenMsMax');
+      this.#onReached('sessionUnseenMsMax', id);
       await this.forget(id);
     }
   }

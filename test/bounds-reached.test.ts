@@ -1,0 +1,170 @@
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
+import type { Packet } from 'mqtt-packet';
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import { expectProblem } from './api-support.ts';
+import { ServerProcess } from './attacks/server-process.ts';
+import { EventSource } from './event-source.ts';
+import { logLines } from './healthy-device.ts';
+import { ADMIN_KEY, LiveServer } from './live-server.ts';
+import { connectRaw, createKey } from './raw-client.ts';
+
+/** A server as it is run, with low bounds: what who reaches one is answered, what `/metrics` counts, and what the log says. */
+const BOUNDS = {
+  DOWNLINK_DEVICE_STREAMS_PER_DEVICE_MAX: '1',
+  DOWNLINK_BACKLOG_BYTES_MAX: '16384',
+  DOWNLINK_BODY_BYTES_MAX: '65536',
+  DOWNLINK_IN_FLIGHT_PER_CLIENT_MAX: '2',
+  DOWNLINK_HTTP_IDLE_SECONDS_MAX: '2',
+};
+const INFO = 30;
+const DEBUG = 20;
+const program = new ServerProcess(BOUNDS);
+let server: LiveServer;
+
+beforeAll(async () => {
+  server = await LiveServer.start({ logLevel: 'debug' }, undefined, program.start);
+});
+
+afterAll(() => server.close());
+
+async function reached(bound: string): Promise<number> {
+  const metrics = await (await fetch(`${server.url}/metrics`)).text();
+  return Number(new RegExp(`downlink_bound_reached_total\\{bound="${bound}"\\} (\\d+)`).exec(metrics)?.[1]);
+}
+
+/** The first log line that says so, of whom it names. */
+async function logged(bound: string, who: Record<string, string> = {}): Promise<Record<string, unknown>> {
+  for (;;) {
+    for (const line of logLines(program.printed)) {
+      if (!line.includes(`"bound":"${bound}"`) || !line.endsWith('}')) continue;
+      const event = JSON.parse(line) as Record<string, unknown>;
+      if (Object.entries(who).every(([name, value]) => event[name] === value)) return event;
+    }
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+test('device_streams_per_device: with one stream more the oldest ends and says why, and the newest gets the commands', async () => {
+  const token = await server.createDevice('streaming');
+  const oldest = await EventSource.open(server, token);
+  const newest = await EventSource.open(server, token);
+  await oldest.ended();
+  expect(oldest.said).toContain('newer streams took its place');
+  const { id } = await server.issue('streaming', { name: 'show' });
+  expect(await newest.next()).toMatchObject({ name: 'command', body: { id } });
+  expect(await reached('device_streams_per_device')).toBe(1);
+  expect(await logged('device_streams_per_device')).toMatchObject({ level: INFO, device: 'streaming' });
+  newest.response.destroy();
+});
+
+test('body_bytes: a larger body is 413, whether it says how long it is or not, and another is taken', async () => {
+  const large = JSON.stringify({ id: 'large', name: 'x'.repeat(70_000) });
+  expectProblem(await server.request('POST', '/v1/devices', { body: large }), 'body_too_large');
+  const { status } = await fetch(`${server.url}/v1/devices`, {
+    method: 'POST',
+    headers: { authorization: `Bearer ${ADMIN_KEY}`, 'content-type': 'application/json' },
+    body: new Blob([large]).stream(),
+    duplex: 'half',
+  });
+  expect(status).toBe(413);
+  const token = await server.createDevice('wordy');
+  const telemetry = await server.request('POST', '/v1/device/telemetry', { credential: token, body: 'x'.repeat(300_000) });
+  expectProblem(telemetry, 'body_too_large');
+  expect(await reached('body_bytes')).toBe(3);
+  expect(await logged('body_bytes')).toMatchObject({ level: INFO, address: '127.0.0.1', client: 'admin' });
+});
+
+test('in_flight: a program that does not acknowledge gets so many, the rest as it does; that counts once, not for each', async () => {
+  const key = await createKey(server);
+  const [reader, writer] = [await connectRaw(server, key, { clientId: 'lazy' }), await connectRaw(server, key)];
+  reader.send({ cmd: 'subscribe', messageId: 1, subscriptions: [{ topic: 'work', qos: 1 }] });
+  expect(await reader.next()).toMatchObject({ cmd: 'suback' });
+  for (let n = 1; n <= 6; n += 1) writer.send(publish('work', String(n), n));
+  await writer.take(6);
+  const first = await reader.untilPong();
+  expect(payloadsOf(first)).toEqual(['1', '2']);
+  expect(await reached('in_flight')).toBe(1);
+  const who = { client: `${key.id}/lazy` };
+  expect(await logged('in_flight', who)).toMatchObject({ level: DEBUG });
+
+  const got = first;
+  for (const packet of got) {
+    reader.send({ cmd: 'puback', messageId: messageIdOf(packet) });
+    if (got.length < 6) got.push(await reader.next());
+  }
+  expect(payloadsOf(got)).toEqual(['1', '2', '3', '4', '5', '6']);
+  expect(await reached('in_flight')).toBe(1);
+  expect(await reader.untilPong()).toEqual([]);
+  for (let n = 7; n <= 9; n += 1) writer.send(publish('work', String(n), n));
+  await writer.take(3);
+  expect(payloadsOf(await reader.untilPong())).toEqual(['7', '8']);
+  expect(await reached('in_flight')).toBe(2);
+  reader.vanish();
+  writer.vanish();
+});
+
+test('backlog_bytes: of what a program does not read, what is too much is not sent to it, and each of that counts', async () => {
+  const key = await createKey(server);
+  const [reader, writer] = [await connectRaw(server, key, { clientId: 'slow' }), await connectRaw(server, key)];
+  reader.send({ cmd: 'subscribe', messageId: 1, subscriptions: [{ topic: 'flood', qos: 0 }] });
+  expect(await reader.next()).toMatchObject({ cmd: 'suback' });
+  reader.stopReading();
+  let sent = 0;
+  while ((await reached('backlog_bytes')) === 0) {
+    for (let n = 0; n < 20; n += 1) writer.send(publish('flood', 'x'.repeat(100_000)));
+    sent += 20;
+    await writer.untilPong();
+  }
+  expect(await logged('backlog_bytes')).toMatchObject({ level: INFO, client: `${key.id}/slow` });
+  const dropped = await reached('backlog_bytes');
+  reader.read();
+  expect(await reader.untilPong()).toHaveLength(sent - dropped);
+  writer.send(publish('flood', 'after'));
+  expect(payloadsOf([await reader.next()])).toEqual(['after']);
+  expect(await reached('backlog_bytes')).toBe(dropped);
+  reader.vanish();
+  writer.vanish();
+});
+
+test('http_idle_seconds: a connection that has had its answer and is silent is closed; one whose poll waits is not', async () => {
+  const token = await server.createDevice('patient');
+  const before = await reached('http_idle_seconds');
+  const ask = (socket: Socket, path: string): void => {
+    socket.write(`GET ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\n\r\n`);
+  };
+  const [idle, waiting] = [await open('127.0.0.2'), await open('127.0.0.3')];
+  ask(waiting.socket, '/v1/device/commands?wait=60');
+  ask(idle.socket, '/v1/device/commands');
+  await once(idle.socket, 'close');
+  expect(idle.said()).toMatch(/^HTTP\/1\.1 204 [^]*\r\n\r\n$/);
+  expect(await logged('http_idle_seconds', { address: '127.0.0.2' })).toMatchObject({ level: DEBUG });
+  expect(await reached('http_idle_seconds')).toBeGreaterThan(before);
+  await server.issue('patient', { name: 'show' });
+  while (!waiting.said().includes('"show"')) await once(waiting.socket, 'data');
+  expect(waiting.said()).toMatch(/^HTTP\/1\.1 200 /);
+  waiting.socket.destroy();
+});
+
+async function open(localAddress: string): Promise<{ socket: Socket; said: () => string }> {
+  const { hostname, port } = new URL(server.url);
+  const socket = connect({ port: Number(port), host: hostname, localAddress });
+  let said = '';
+  socket.setEncoding('utf8').on('data', (text: string) => (said += text));
+  await once(socket, 'connect');
+  return { socket, said: () => said };
+}
+
+function publish(topic: string, payload: string, messageId?: number): Packet {
+  const qos = messageId === undefined ? 0 : 1;
+  return { cmd: 'publish', topic, payload, qos, dup: false, retain: false, ...(messageId !== undefined && { messageId }) };
+}
+
+function payloadsOf(packets: readonly Packet[]): string[] {
+  return packets.map((packet) => (packet.cmd === 'publish' ? packet.payload.toString() : packet.cmd));
+}
+
+function messageIdOf(packet: Packet): number {
+  if (packet.messageId === undefined) throw new Error(`${packet.cmd} has no message id`);
+  return packet.messageId;
+}
