@@ -303,7 +303,7 @@ describe('a message', () => {
     witness.vanish();
   });
 
-  test('keeps its place, and so do its acknowledgements [MQTT-4.6.0-2] [MQTT-4.6.0-3] [MQTT-4.6.0-4] [MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT-4.2.0-1]', async () => {
+  test('keeps its place, and so do its acknowledgements [MQTT-4.6.0-2] [MQTT-4.6.0-3] [MQTT-4.6.0-4] [MQTT-4.6.0-5] [MQTT-4.6.0-6] [MQTT-7.1.1-1]', async () => {
     const witness = await open();
     await subscribe(witness, topic);
     const client = await open();

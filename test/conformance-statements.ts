@@ -133,7 +133,6 @@ export const STATEMENTS: readonly Statement[] = [
   { id: 'MQTT-3.14.4-3', text: 'With DISCONNECT the will is discarded' },
   { id: 'MQTT-4.1.0-1', text: 'Session state is kept while the connection lasts' },
   { id: 'MQTT-4.1.0-2', text: 'A session lasts at least as long as its connection' },
-  { id: 'MQTT-4.2.0-1', text: 'The connection is an ordered, lossless stream' },
   { id: 'MQTT-4.3.1-1', text: 'QoS 0: sent with QoS 0 and DUP 0' },
   { id: 'MQTT-4.3.2-1', text: 'QoS 1, sender: unacknowledged until PUBACK' },
   { id: 'MQTT-4.3.2-2', text: 'QoS 1, receiver: PUBACK; after it, the same id is a new message' },
@@ -156,9 +155,21 @@ export const STATEMENTS: readonly Statement[] = [
   { id: 'MQTT-4.7.3-3', text: 'Topics and filters have at most 65,535 octets', exception: BOUND },
   { id: 'MQTT-4.7.3-4', text: 'Topics are not normalised' },
   { id: 'MQTT-4.8.0-1', text: 'A violation of the protocol closes the connection' },
+  {
+    id: 'MQTT-4.8.0-2',
+    text: 'A passing error while a packet is processed closes its connection',
+    exception: 'a full journal is none: messages wait unacknowledged until there is room',
+  },
   { id: 'MQTT-6.0.0-1', text: 'WebSocket: a frame that is not binary closes the connection' },
   { id: 'MQTT-6.0.0-2', text: 'WebSocket: packets do not keep to frames' },
   { id: 'MQTT-6.0.0-4', text: 'WebSocket: the subprotocol is mqtt' },
+  {
+    id: 'MQTT-7.0.0-1',
+    text: 'A server that connects to other servers is a client as well',
+    exception: 'it connects to none',
+  },
+  { id: 'MQTT-7.0.0-2', text: 'No extension is needed to talk to another implementation' },
+  { id: 'MQTT-7.1.1-1', text: 'A transport that is an ordered, lossless stream' },
 ];
 
 /** Of what a client has to do alone. */
@@ -169,4 +180,5 @@ export const FOR_CLIENTS: readonly string[] = [
   'MQTT-3.14.4-2',
   'MQTT-4.5.0-2',
   'MQTT-6.0.0-3',
+  'MQTT-7.1.2-1',
 ];

@@ -59,7 +59,7 @@ describe.skipIf(folder === undefined)('a full disk', () => {
     }
   });
 
-  test('over MQTT ends the connection without the PUBACK; what had one is there afterwards', async () => {
+  test('over MQTT ends the connection without the PUBACK; what had one is there afterwards [MQTT-4.8.0-2]', async () => {
     const small = smallFileSystem();
     if (small === undefined) return;
     const dataDir = join(small, 'data');

@@ -16,7 +16,7 @@ beforeAll(async () => {
 afterAll(() => server.close());
 
 test.skipIf(isMissing('mosquittoPub', 'mosquittoSub'))(
-  'mosquitto_pub retains, mosquitto_sub is given it, and its session what comes later',
+  'mosquitto_pub retains, mosquitto_sub is given it, and its session what comes later [MQTT-7.0.0-2]',
   async () => {
     const login = (): string[] => ['-p', String(server.mqttPort), '-u', key.id, '-P', key.key];
     const publish = (payload: string, ...more: string[]): ReturnType<typeof runMosquitto> =>
