@@ -5,6 +5,7 @@ import { DownlinkError } from '../../devices/downlink-error.ts';
 import type { ErrorCode } from '../../devices/error-codes.ts';
 import { BOUNDS, type BoundName } from '../bounds.ts';
 import type { Limits } from '../limits/limits.ts';
+import { holdReads, letReads } from './held-reads.ts';
 import { takeLargeMessages } from './websocket.ts';
 
 /**
@@ -123,7 +124,7 @@ export class ConnectionBounds {
     if (this.#mode === 'ended') return;
     const { stream } = this.#parts;
     const isTold = this.#reached(bound, 'the connection is closed');
-    if (this.#mode !== 'slowed') holdReads(stream);
+    if (this.#mode !== 'slowed') holdReads(stream, this);
     this.close();
     if (!isTold) stream.destroy();
     else setTimeout(() => stream.destroy(), TELL_MS);
@@ -143,7 +144,7 @@ export class ConnectionBounds {
       this.#reached(bound, 'it is read more slowly');
     }
     if (this.#mode === 'slowed') clearTimeout(this.#timer);
-    else if (this.#mode !== 'ended') holdReads(stream);
+    else if (this.#mode !== 'ended') holdReads(stream, this);
     this.#mode = 'slowed';
     this.#timer = setTimeout(() => this.#goOn(), Math.ceil(ms));
   }
@@ -152,7 +153,7 @@ export class ConnectionBounds {
     const { stream, client } = this.#parts;
     if (this.#mode !== 'slowed') return;
     this.#mode = 'open';
-    letReads(stream);
+    letReads(stream, this);
     (client as Client & Internals)._nextBatch();
   }
 
@@ -172,15 +173,4 @@ export class ConnectionBounds {
     );
     return true;
   }
-}
-
-/** aedes reads by `read(null)`: what it is not given stays in the socket, and in the end with the client. */
-function holdReads(stream: Duplex): void {
-  const read = stream.read.bind(stream) as (size?: number | null) => unknown;
-  stream.read = (size?: number | null) => (size === null ? null : read(size));
-}
-
-function letReads(stream: Duplex): void {
-  // The prototype's is there again.
-  delete (stream as Partial<Duplex>).read;
 }

@@ -1,5 +1,6 @@
 import { setMaxListeners } from 'node:events';
 import type { Client } from 'aedes';
+import { SECOND_MS } from '../../devices/clock.ts';
 import { commandMessage } from '../../devices/command-message.ts';
 import type { Command } from '../../devices/command.ts';
 import { commandsTopic, notifyTopic } from '../../devices/topics.ts';
@@ -17,7 +18,7 @@ const PUSHES_REMEMBERED_MAX = 1_024;
 /** A PUBACK that takes longer than this is hardly on its way any more. */
 const PUBACK_MS_MAX = 5_000;
 
-/** Refused filters that are told of in one turn of the event loop. */
+/** Refused filters that are told of in a second. */
 const FILTERS_TOLD_OF_MAX = 10;
 
 export class DeviceSession implements PushSession, NotifySession {
@@ -112,7 +113,7 @@ export class DeviceSession implements PushSession, NotifySession {
 
   /** Whether one more refused filter is to be told of on `errors`: a SUBSCRIBE may have thousands, and SUBACK says it of each. */
   mayTellOfFilter(): boolean {
-    if (this.#filtersToldOf === 0) setImmediate(() => (this.#filtersToldOf = 0));
+    if (this.#filtersToldOf === 0) setTimeout(() => (this.#filtersToldOf = 0), SECOND_MS).unref();
     this.#filtersToldOf += 1;
     return this.#filtersToldOf <= FILTERS_TOLD_OF_MAX;
   }

@@ -23,6 +23,7 @@ import { connackOctets, type PacketFault } from './packet-faults.ts';
 import { readPackets } from './packet-reader.ts';
 import type { Programs } from './programs.ts';
 import { QuickTelemetry } from './quick-telemetry.ts';
+import { ReadingTurns } from './reading-turns.ts';
 import type { ReceivedMessages } from './received-messages.ts';
 
 /**
@@ -64,6 +65,7 @@ export class MqttServer {
   readonly #sessions = new WeakMap<object, DeviceSession>();
   readonly #sessionsOf = new Map<string, Set<DeviceSession>>();
   readonly #sockets = new Set<Duplex>();
+  readonly #turns = new ReadingTurns();
   #tcp: Server | undefined;
   #isClosing = false;
 
@@ -137,6 +139,7 @@ export class MqttServer {
     let telemetry: QuickTelemetry | undefined;
     readPackets(client, {
       ...this.#parts.connections.follow(stream, client, address, (error) => this.#tell(client, '', error)),
+      turns: this.#turns,
       onFault: (fault) => this.#onFault(stream, client, fault),
       takePublish: (octets, from, to) => {
         telemetry ??= this.#quickTelemetryOf(client);

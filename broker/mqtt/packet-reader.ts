@@ -1,8 +1,12 @@
 import type { Client } from 'aedes';
+import { holdReads, letReads } from './held-reads.ts';
+import { isForPieces, takeInPieces } from './many-filters.ts';
 import { packetFault, type PacketFault } from './packet-faults.ts';
+import type { ReadingTurns } from './reading-turns.ts';
 
 /**
- * Cuts what a connection sends into packets before aedes parses them, for three reasons. aedes gathers a packet whole, however long it says
+ * Cuts what a connection sends into packets before aedes parses them, for four reasons. What one read has brought may keep everybody else waiting: it is
+ * dealt with a slice at a turn, and its rest goes back into the stream until then. aedes gathers a packet whole, however long it says
  * it is: here one over the bound ends the connection before its body has come in. It lets packets pass that are malformed. And the most frequent packet by far, a PUBLISH with
  * QoS 1, is offered to `takePublish` first: aedes would spend more on passing it on to nobody than all the rest of its way costs.
  */
@@ -20,12 +24,21 @@ export type PacketBounds = {
 export type PacketReaderOptions = PacketBounds & {
   /** Ends the connection, which has sent what no client may send. */
   readonly onFault: (fault: PacketFault) => void;
+  readonly turns: ReadingTurns;
   /** A PUBLISH with QoS 1, its variable header and payload being `chunk[from..to)`. False leaves it to aedes. */
   readonly takePublish: (chunk: Buffer, from: number, to: number) => boolean;
 };
 
-/** A part of aedes that it does not document. */
-type Parser = { parse(chunk: Buffer): number };
+/** Parts of aedes that it does not document. It reads on when the packets that it has read are dealt with. */
+type Internals = {
+  readonly _parser: { parse(chunk: Buffer): number };
+  readonly _paused?: boolean;
+  _parsingBatch: number;
+  _nextBatch(error?: Error): void;
+};
+
+/** Packets that are dealt with before the time is looked at. */
+const PACKETS_AT_LEAST = 4;
 
 const CONNECT = 0x10;
 const PUBLISH_QOS_1 = 0x32;
@@ -37,15 +50,15 @@ const LENGTH_OCTETS_MAX = 4;
 const GOES_ON = 0x80;
 
 export function readPackets(client: Client, options: PacketReaderOptions): void {
-  const parser = (client as unknown as { _parser: Parser })._parser;
-  const reader = new PacketReader(parser.parse.bind(parser), options);
-  parser.parse = (chunk) => {
+  const reader = new PacketReader(client as Client & Internals, options);
+  (client as Client & Internals)._parser.parse = (chunk) => {
     reader.read(chunk);
     return 0;
   };
 }
 
 class PacketReader {
+  readonly #client: Client & Internals;
   readonly #parse: (packets: Buffer) => void;
   readonly #options: PacketReaderOptions;
   /** What has come in and is yet to be looked at: once it is as long as the packet that it begins with. */
@@ -54,12 +67,15 @@ class PacketReader {
   #wantedBytes = 1;
   #isReading = false;
   #isFirst = true;
+  /** What is left waits: for another turn, or for the packet that is under way. */
+  #isWaiting = false;
   /** Come since the last word of them. */
   #packets = 0;
   #bytes = 0;
 
-  constructor(parse: (packets: Buffer) => void, options: PacketReaderOptions) {
-    this.#parse = parse;
+  constructor(client: Client & Internals, options: PacketReaderOptions) {
+    this.#client = client;
+    this.#parse = client._parser.parse.bind(client._parser);
     this.#options = options;
   }
 
@@ -70,30 +86,70 @@ class PacketReader {
     // aedes may read on while it is given a packet.
     if (this.#isReading) return;
     this.#isReading = true;
-    while (this.#piecesBytes >= this.#wantedBytes) {
+    const until = this.#options.turns.begin();
+    while (this.#piecesBytes >= this.#wantedBytes && !this.#isWaiting) {
       const [first = chunk, ...others] = this.#pieces;
       const octets = others.length === 0 ? first : Buffer.concat(this.#pieces);
       this.#pieces = [];
       this.#piecesBytes = 0;
       this.#wantedBytes = 1;
-      const rest = octets.subarray(this.#takePackets(octets));
+      const rest = octets.subarray(this.#takePackets(octets, until));
       if (rest.length === 0) continue;
       this.#pieces.unshift(rest);
       this.#piecesBytes += rest.length;
     }
     this.#isReading = false;
+    if (this.#isWaiting) this.#giveBack();
     const { onRead } = this.#options;
     onRead(this.#packets, this.#bytes, this.#piecesBytes === 0);
     this.#bytes = 0;
     this.#packets = 0;
   }
 
-  /** Returns where the packets that are whole end; the end of `octets` when the connection ends with them. */
-  #takePackets(octets: Buffer): number {
-    const { packetBytesMax, topicLevelsMax, onRefused, onFault, takePublish } = this.#options;
+  #takeInPieces(type: number, body: Buffer): void {
+    const { turns, topicLevelsMax, onFault, onRefused } = this.#options;
+    this.#wait();
+    takeInPieces(this.#client, { type, body, topicLevelsMax }, turns).then(
+      (fault) => {
+        if (fault === undefined) this.#goOn();
+        else if (fault.bound === undefined) onFault(fault);
+        else onRefused(fault.bound);
+      },
+      (error: Error) => this.#client._nextBatch(error),
+    );
+  }
+
+  /** What is yet to be looked at: octets in the stream hold back its end as well. */
+  #giveBack(): void {
+    if (this.#piecesBytes > 0) this.#client.conn.unshift(Buffer.concat(this.#pieces));
+    this.#bytes -= this.#piecesBytes;
+    this.#pieces = [];
+    this.#piecesBytes = 0;
+    this.#wantedBytes = 1;
+  }
+
+  #wait(): void {
+    this.#isWaiting = true;
+    this.#client._parsingBatch += 1;
+    holdReads(this.#client.conn, this);
+  }
+
+  readonly #goOn = (): void => {
+    this.#isWaiting = false;
+    letReads(this.#client.conn, this);
+    if (this.#client.closed) return;
+    // Paused, it does not count; it reads on when it is paused no more.
+    if (this.#client._paused === true) this.#client._parsingBatch = Math.max(0, this.#client._parsingBatch - 1);
+    else this.#client._nextBatch();
+  };
+
+  /** Returns where the packets end that were taken, since no more are whole, or the rest waits; the end of `octets` when the connection ends with them. */
+  #takePackets(octets: Buffer, until: number): number {
+    const { turns, packetBytesMax, topicLevelsMax, onRefused, onFault, takePublish } = this.#options;
     /** From here up to `at` are whole packets for aedes. */
     let from = 0;
     let at = 0;
+    let taken = 0;
     let hasEnded = false;
     while (at < octets.length) {
       if (this.#isFirst && !this.#isConnect(octets, at)) return octets.length;
@@ -123,6 +179,10 @@ class PacketReader {
       if (isOffered) from = at;
       if (isOffered && takePublish(octets, bodyAt, end)) {
         from = end;
+      } else if (isForPieces(octets, at, bodyAt, end)) {
+        if (from < at) this.#parse(octets.subarray(from, at));
+        this.#takeInPieces(octets[at]!, Buffer.from(octets.subarray(bodyAt, end)));
+        return end;
       } else {
         const fault = packetFault(octets, at, bodyAt, end, topicLevelsMax);
         if (fault !== undefined) {
@@ -135,6 +195,14 @@ class PacketReader {
       at = end;
       // [MQTT-3.14.4-2]: nothing comes after it.
       if (hasEnded) break;
+      taken += 1;
+      if (taken % PACKETS_AT_LEAST > 0 || at === octets.length) continue;
+      if (from < at) this.#parse(octets.subarray(from, at));
+      from = at;
+      if (!turns.isOver(until)) continue;
+      this.#wait();
+      turns.wait(this.#goOn);
+      break;
     }
     if (from < at) this.#parse(octets.subarray(from, at));
     return hasEnded ? octets.length : at;

@@ -1,4 +1,4 @@
-/** The packets that go out to programs, as octets (MQTT 3.1.1, 3.3 and 3.6). */
+/** Packets that go out, as octets (MQTT 3.1.1, 3.3, 3.6, 3.9 and 3.11). */
 export type OutgoingPublish = {
   readonly topic: string;
   readonly payload: Buffer | string;
@@ -14,6 +14,8 @@ const DUP = 0x08;
 const RETAIN = 0x01;
 /** With the flags that it always has [MQTT-3.6.1-1]. */
 const PUBREL = 0x62;
+const SUBACK = 0x90;
+const UNSUBACK = 0xb0;
 
 export function publishOctets({ topic, payload, qos, retain, dup, messageId }: OutgoingPublish): Buffer {
   const name = Buffer.from(topic);
@@ -29,6 +31,16 @@ export function publishOctets({ topic, payload, qos, retain, dup, messageId }: O
 
 export function pubrelOctets(messageId: number): Buffer {
   return Buffer.from([PUBREL, 2, messageId >>> 8, messageId & 0xff]);
+}
+
+/** A code for each filter of the SUBSCRIBE, in their order [MQTT-3.9.3-1]. */
+export function subackOctets(messageId: number, codes: readonly number[]): Buffer {
+  const header = [SUBACK, ...lengthOctets(2 + codes.length), messageId >>> 8, messageId & 0xff];
+  return Buffer.concat([Buffer.from(header), Buffer.from(codes)]);
+}
+
+export function unsubackOctets(messageId: number): Buffer {
+  return Buffer.from([UNSUBACK, 2, messageId >>> 8, messageId & 0xff]);
 }
 
 /** Seven bits an octet, the lowest first [MQTT-2.2.3]. */
