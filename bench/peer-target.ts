@@ -1,4 +1,4 @@
-import { createServer, type AddressInfo } from 'node:net';
+import { createServer } from 'node:net';
 import type { Peer } from './compare.ts';
 import { findServer } from './found-servers.ts';
 import { nodeCommand, startProcess, type ServerStart } from './server-process.ts';
@@ -45,10 +45,17 @@ function findPorts(printed: string): Ports | undefined {
   return ready === undefined ? undefined : (JSON.parse(ready) as Ports);
 }
 
+/** Below the ports that systems give to connections: one of those may be taken between here and its use. */
 async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
+  for (;;) {
+    const port = 15_000 + Math.floor(Math.random() * 15_000);
+    const server = createServer();
+    const isFree = await new Promise<boolean>((resolve) => {
+      server.once('error', () => resolve(false));
+      server.listen(port, '127.0.0.1', () => resolve(true));
+    });
+    if (!isFree) continue;
+    await new Promise((resolve) => server.close(resolve));
+    return port;
+  }
 }
