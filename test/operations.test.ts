@@ -3,6 +3,8 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { BOUND_NAMES } from '../broker/bounds.ts';
+import { COMMAND_STATES } from '../devices/command.ts';
 import { LiveServer } from './live-server.ts';
 import { Authority } from './tls-authority.ts';
 
@@ -40,6 +42,8 @@ describe('the tables of metrics and alerts', () => {
   let server: LiveServer;
   /** By name, with the names of the labels that are there. */
   const exposed = new Map<string, Set<string>>();
+  /** As they are before anything has happened. */
+  let fresh = '';
 
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), 'downlink-operations-'));
@@ -49,6 +53,7 @@ describe('the tables of metrics and alerts', () => {
     await writeFile(files.cert, cert);
     await writeFile(files.key, key);
     server = await LiveServer.start({ tls: { enabled: true, files, mqttsPort: 0, httpsPort: 0, deviceAuth: 'either' } });
+    fresh = await (await fetch(`${server.url}/metrics`)).text();
     const token = await server.createDevice('pump');
     await server.issue('pump', { name: 'start' });
     await server.request('GET', '/v1/device/commands', { credential: token });
@@ -92,6 +97,43 @@ describe('the tables of metrics and alerts', () => {
         expect(exposed.has(known), name).toBe(true);
         for (const [, label = ''] of labels.matchAll(/(?:^|,)([a-z_]+)=/g)) expect(told.get(known), name).toContain(label);
       }
+    }
+  });
+
+  test('ask in alerts for values of labels that there are', () => {
+    const known = new Set<string>([...BOUND_NAMES, ...COMMAND_STATES, ...codesIn(table('metric').flat().join(' '))]);
+    for (const [, value] of fresh.matchAll(/[{,][a-z_]+="([^"]*)"/g)) known.add(value ?? '');
+    for (const [expression = ''] of table('expression')) {
+      for (const [, , values = ''] of expression.matchAll(/[{,]([a-z_]+)=~?"([^"]*)"/g)) {
+        if (expression.includes('job="downlink"')) continue;
+        for (const value of values.split(/\\?\|/)) expect(known, expression).toContain(value);
+      }
+    }
+  });
+
+  test('ask in alerts for the increase of series alone that are there from the start, at 0, since Prometheus sees none otherwise', () => {
+    const asked = table('expression').flatMap(([expression = '']) => [
+      ...expression.matchAll(/increase\((\w+(?:\{[^}]*\})?)\[/g),
+    ]);
+    expect(asked.length).toBeGreaterThan(2);
+    for (const [, series = ''] of asked) expect(fresh, series).toContain(`\n${series} 0`);
+  });
+
+  test('are written as PromQL: one expression in code, its brackets in pairs, windows and times with units', () => {
+    for (const [cell = '', lasting = ''] of table('expression')) {
+      const [expression = '', ...others] = codesIn(cell);
+      expect(others, cell).toEqual([]);
+      expect(cell).toBe(`\`${expression}\``);
+      expect(lasting).toMatch(/^(\d+[mh])?$/);
+      const closed: string[] = [];
+      for (const [bracket] of expression.replaceAll(/"[^"]*"/g, '').matchAll(/[()[\]{}]/g)) {
+        if ('([{'.includes(bracket)) closed.push(bracket);
+        else expect(closed.pop(), expression).toBe('([{'[')]}'.indexOf(bracket)]);
+      }
+      expect(closed, expression).toEqual([]);
+      for (const [, window = ''] of expression.matchAll(/\[([^\]]*)\]/g)) expect(window).toMatch(/^\d+[mh]$/);
+      // A rate or an increase is of a counter.
+      for (const [, name = ''] of expression.matchAll(/(?:rate|increase)\((\w+)/g)) expect(name).toMatch(/_(total|bucket)$/);
     }
   });
 

@@ -19,6 +19,8 @@ export class TlsMetrics {
       labelNames: ['outcome'],
       registers: [registry],
     });
+    // Prometheus tells no increase from a series that begins with 1.
+    for (const outcome of ['taken', 'refused']) this.reloads.inc({ outcome }, 0);
     this.revokedCuts = new Counter({
       name: 'downlink_tls_revoked_connections_total',
       help: 'Open connections that were cut since their client certificate was revoked',
