@@ -36,8 +36,22 @@ export function banner(
   if (server.openCommands > 0) rows.push(['Open', `${server.openCommands} commands go on where they were`]);
   const width = Math.max(...rows.map(([name]) => name.length));
   const lines = rows.map(([name, value]) => `  ${name.padEnd(width)}  ${value}`);
-  const next = `\n  Next: npm run simulate (in another terminal), or the five-minute tour in README.md\n`;
+  const next = `\n  Next: ${simulate(config, server)}, or the five-minute tour in README.md\n`;
   return `\nDownlink ${version} is ready\n\n${lines.join('\n')}\n${warningOf(config)}${next}\n`;
+}
+
+/** It finds the plain ports by itself. */
+function simulate({ host }: Config, { httpPort, httpsPort, mqttPort, mqttsPort }: Ports): string {
+  if (httpPort !== undefined && mqttPort !== undefined) return 'npm run simulate (in another terminal)';
+  const name = host === '0.0.0.0' || host === '::' ? 'localhost' : host.includes(':') ? `[${host}]` : host;
+  const url = httpPort === undefined ? `https://${name}:${httpsPort}` : `http://${name}:${httpPort}`;
+  const mqtt =
+    mqttPort !== undefined
+      ? `mqtt://${name}:${mqttPort}`
+      : mqttsPort !== undefined
+        ? `mqtts://${name}:${mqttsPort}`
+        : `${url.replace('http', 'ws')}/mqtt`;
+  return `npm run simulate -- --url ${url} --mqtt ${mqtt} (in another terminal; NODE_EXTRA_CA_CERTS names an authority of your own)`;
 }
 
 type Ports = Parameters<typeof banner>[1];

@@ -139,12 +139,7 @@ export async function openOperatorApi(server: ServerOptions): Promise<OperatorAp
   try {
     answer = await jsonHttp({ url: server.url, token: adminKey, timeoutMs: 10_000 })('GET', '/v1/devices?limit=1');
   } catch (error) {
-    throw new UserError(
-      `No server answers at ${server.url}. Start it in another terminal with npm start, or say where it is with --url.`,
-      {
-        cause: error,
-      },
-    );
+    throw new UserError(unreachable(server.url, error), { cause: error });
   }
   if (answer.status === 401) {
     throw new UserError(
@@ -169,4 +164,13 @@ async function adminKeyIn(dataDir: string): Promise<string> {
     );
   }
   throw new UserError(`No admin key: ${path} is empty. Give the key with --admin-key.`);
+}
+
+/** In words of people: a certificate that is not trusted is another matter than nobody there. */
+function unreachable(url: string, error: unknown): string {
+  const { message, cause } = error as Error & { cause?: Error & { code?: string } };
+  if (/CERT|ISSUER|SIGNATURE/.test(cause?.code ?? '')) {
+    return `The certificate of ${url} is not accepted: ${cause?.message ?? message}. For one of your own authority set NODE_EXTRA_CA_CERTS to the authority's file.`;
+  }
+  return `No server answers at ${url}. Start it in another terminal with npm start, or say where it is with --url.`;
 }

@@ -72,10 +72,11 @@ A recorded file: columns timestamp and value; sent with its own times, in UTC wh
   --rotate-token    give the device a new token, though it is in use
 
 Where the server is:
-  --url URL         http://127.0.0.1:8080, or DOWNLINK_HOST and DOWNLINK_HTTP_PORT
-  --mqtt URL        mqtt://127.0.0.1:1883, or DOWNLINK_HOST and DOWNLINK_MQTT_PORT
+  --url URL         http://127.0.0.1:8080, or as DOWNLINK_HOST, DOWNLINK_HTTP_PORT and DOWNLINK_HTTPS_PORT say
+  --mqtt URL        mqtt://127.0.0.1:1883, or as DOWNLINK_HOST, DOWNLINK_MQTT_PORT and DOWNLINK_MQTTS_PORT say
   --data-dir DIR    the server's data folder, for its admin.key (./data, or DOWNLINK_DATA_DIR)
   --admin-key KEY   in place of that file (DOWNLINK_ADMIN_KEY)
+For a certificate of your own authority set NODE_EXTRA_CA_CERTS to its file.
   --help            this text
 `;
 
@@ -188,16 +189,20 @@ function serverOptions(
   const host = reachableHost(env['DOWNLINK_HOST']);
   const adminKey = values['admin-key'] ?? env['DOWNLINK_ADMIN_KEY'];
   return {
-    url: address('--url', values.url ?? `http://${host}:${port(env['DOWNLINK_HTTP_PORT'], '8080')}`, ['http:', 'https:']),
-    mqttUrl: address('--mqtt', values.mqtt ?? `mqtt://${host}:${port(env['DOWNLINK_MQTT_PORT'], '1883')}`, [
-      'mqtt:',
-      'mqtts:',
-      'ws:',
-      'wss:',
-    ]),
+    url: address('--url', values.url ?? own('http', host, env, ['8080', '8443']), ['http:', 'https:']),
+    mqttUrl: address('--mqtt', values.mqtt ?? own('mqtt', host, env, ['1883', '8883']), ['mqtt:', 'mqtts:', 'ws:', 'wss:']),
     dataDir: values['data-dir'] ?? env['DOWNLINK_DATA_DIR'] ?? './data',
     ...(adminKey !== undefined && adminKey !== '' && { adminKey }),
   };
+}
+
+/** Where a server with these settings listens: over TLS where its plain port is off. */
+function own(scheme: 'http' | 'mqtt', host: string, env: Env, [plain, tls]: readonly [string, string]): string {
+  const name = scheme.toUpperCase();
+  const given = env[`DOWNLINK_${name}_PORT`];
+  return given === 'off'
+    ? `${scheme}s://${host}:${port(env[`DOWNLINK_${name}S_PORT`], tls)}`
+    : `${scheme}://${host}:${port(given, plain)}`;
 }
 
 /** A server that listens on every address is reached on this machine's own. */

@@ -49,6 +49,10 @@ describe('options', () => {
       server: { url: 'http://example.com:80', mqttUrl: 'ws://example.com/mqtt', dataDir: 'd', adminKey: 'x' },
     });
     expect(parse('', { DOWNLINK_HOST: '::' })).toMatchObject({ server: { url: 'http://[::1]:8080' } });
+    const off = { DOWNLINK_HTTP_PORT: 'off', DOWNLINK_MQTT_PORT: 'off' };
+    expect(parse('', { ...off, DOWNLINK_MQTTS_PORT: '9883' })).toMatchObject({
+      server: { url: 'https://127.0.0.1:8443', mqttUrl: 'mqtts://127.0.0.1:9883' },
+    });
   });
 
   test('a fleet and a replay as asked for', () => {

@@ -13,6 +13,7 @@ import { Certificates } from '../broker/tls/certificates.ts';
 import { TlsMetrics } from '../broker/tls/tls-metrics.ts';
 import { TlsPort } from '../broker/tls/tls-port.ts';
 import { banner } from '../broker/banner.ts';
+import { openOperatorApi } from '../simulators/operator-api.ts';
 import { Authority } from './tls-authority.ts';
 import { TlsServer } from './tls-server.ts';
 
@@ -232,6 +233,15 @@ describe('the words at the start', () => {
     expect(said).toContain('https://0.0.0.0:3   http://0.0.0.0:1   API pages: https://0.0.0.0:3/docs');
   });
 
+  test('name a simulation that gets through where the plain ports are closed', () => {
+    expect(words(TLS, { httpsPort: 3, mqttsPort: 4 })).toContain(
+      'npm run simulate -- --url https://localhost:3 --mqtt mqtts://localhost:4 (in another terminal; NODE_EXTRA_CA_CERTS',
+    );
+    expect(words(TLS, { httpsPort: 3 })).toContain('--url https://localhost:3 --mqtt wss://localhost:3/mqtt');
+    expect(words(TLS, { httpPort: 1, mqttsPort: 4 })).toContain('--url http://localhost:1 --mqtt mqtts://localhost:4');
+    expect(words(TLS, { httpPort: 1, mqttPort: 2, httpsPort: 3, mqttsPort: 4 })).toContain('Next: npm run simulate (in');
+  });
+
   test('warn of plain ports beyond loopback, name the way out, and are silent when it was taken', () => {
     expect(words({ DOWNLINK_HOST: '0.0.0.0' }, { httpPort: 1 })).toContain('without TLS: tokens and commands can be read');
     expect(words({ DOWNLINK_HOST: '0.0.0.0' }, { httpPort: 1 })).toContain('set DOWNLINK_TLS_CERT_FILE');
@@ -240,4 +250,11 @@ describe('the words at the start', () => {
     expect(words({ ...TLS, DOWNLINK_MQTT_PORT: 'off', DOWNLINK_HTTP_PORT: 'off' }, { httpsPort: 1 })).not.toContain('Warning');
     expect(words({}, { httpPort: 1 })).not.toContain('Warning');
   });
+});
+
+test('a simulation says that a certificate is not accepted, and how an authority of one’s own is named', async () => {
+  const url = `https://localhost:${server.httpsPort}`;
+  await expect(openOperatorApi({ url, mqttUrl: '', dataDir: server.folder, adminKey: 'k' })).rejects.toThrow(
+    /^The certificate of https:\/\/localhost:\d+ is not accepted: .*NODE_EXTRA_CA_CERTS/,
+  );
 });
