@@ -154,14 +154,16 @@ async function wire(
   const received = new ReceivedMessages(state);
   await received.load();
   const digests = await SecretDigests.open(state);
-  const keys = new OperatorKeys(state, digests, clock, newId);
+  const keys = new OperatorKeys(state, digests, clock, newId, limits);
   closers.push(() => keys.close());
   const registry = new DeviceRegistry(state, digests, clock);
   const deviceLogin = new DeviceLogin(registry, tls.deviceAuth);
-  const fleetKeys = new FleetKeys(state, digests, registry, clock, newId);
+  const fleetKeys = new FleetKeys(state, digests, registry, clock, newId, limits);
   const access = new OperatorAccess(keys, clock);
   closers.push(() => access.close());
-  const audit = new Audit(state, clock);
+  const audit = new Audit(state, clock, config.bounds.audit_entries, (kind, count) =>
+    limits.reached('audit_entries', { kind }, count),
+  );
   const refusedLogins = new RefusedLogins(audit);
   closers.push(() => refusedLogins.flush());
   const backups = new Backups({ state, history, metrics, clock, log, version: VERSION });

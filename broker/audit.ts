@@ -1,5 +1,6 @@
 import type { Clock } from '../devices/clock.ts';
 import { DAY_MS } from '../devices/clock.ts';
+import { DEFAULT_BOUNDS } from './bounds.ts';
 import type { JsonValue } from '../devices/json.ts';
 import { auditLine } from './store/line-protocol.ts';
 import type { Addition, Change, State } from './store/state.ts';
@@ -68,9 +69,9 @@ const LANES = ['command', 'login', 'other'] as const;
 type Lane = (typeof LANES)[number];
 
 export const AUDIT_KEPT_DAYS = 90;
-export const AUDIT_KEPT_MAX = 20_000;
-/** So many more than the bound may be there for a while: they go many at a time. */
+/** So many more than the bound, or this share of it, may be there for a while: they go many at a time. */
 const SURPLUS_MAX = 2_000;
+const SURPLUS_SHARE = 0.1;
 /** Entries looked at for one page. */
 const SCANNED_MAX = 10_000;
 const SWEPT_PER_COMMIT = 500;
@@ -81,14 +82,24 @@ export class Audit {
   readonly #state: State;
   readonly #clock: Clock;
   readonly #keptMax: number;
+  readonly #surplusMax: number;
+  readonly #onPushedOut: (lane: Lane, count: number) => void;
   #sinceSweep = 0;
   #lastMicros = 0;
   #sweeping: Promise<void> | undefined;
 
-  constructor(state: State, clock: Clock, keptMax: number = AUDIT_KEPT_MAX) {
+  /** Of each kind `keptMax` entries are kept; told of those that make room. */
+  constructor(
+    state: State,
+    clock: Clock,
+    keptMax: number = DEFAULT_BOUNDS.audit_entries,
+    onPushedOut: (lane: Lane, count: number) => void = () => {},
+  ) {
     this.#state = state;
     this.#clock = clock;
     this.#keptMax = keptMax;
+    this.#surplusMax = Math.min(SURPLUS_MAX, Math.ceil(keptMax * SURPLUS_SHARE));
+    this.#onPushedOut = onPushedOut;
   }
 
   async load(): Promise<void> {
@@ -107,7 +118,7 @@ export class Audit {
     const id = String(this.#lastMicros).padStart(ID_DIGITS, '0');
     const entry: AuditEntry = { id, at, outcome, ...deed };
     this.#sinceSweep += 1;
-    if (this.#sinceSweep >= SURPLUS_MAX) this.sweep().catch(() => {});
+    if (this.#sinceSweep >= this.#surplusMax) this.sweep().catch(() => {});
     const { actor, action, target, from, details } = deed;
     const row = { action, actorKind: actor.kind, outcome, actor: actor.id, actorName: actor.name, target, from, details };
     return {
@@ -153,6 +164,7 @@ export class Audit {
       const prefix = prefixOf(lane);
       let surplus = -this.#keptMax;
       for await (const _ of this.#state.scan(prefix)) surplus += 1;
+      if (surplus > 0) this.#onPushedOut(lane, surplus);
       let dropped: Change[] = [];
       for await (const [key] of this.#state.scan(prefix)) {
         if (surplus <= 0 && key >= prefix + oldest) break;

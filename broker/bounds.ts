@@ -51,7 +51,7 @@ export const BOUNDS = {
     byDefault: 60,
     lowest: 1,
     highest: 86_400,
-    text: 'How long that wait may grow, from 1 s, twice as long each time.',
+    text: 'How long that wait may grow, from 1 s, twice as long each time. (What it refuses counts as `wrong_credentials`.)',
   },
   connect_seconds: {
     variable: 'DOWNLINK_CONNECT_SECONDS_MAX',
@@ -122,6 +122,13 @@ export const BOUNDS = {
     lowest: 1,
     highest: 1_000_000,
     text: 'HTTP requests a second from one address for what takes no credential (`/healthz`, `/docs`, unknown paths); more are answered 429.',
+  },
+  registrations_per_second: {
+    variable: 'DOWNLINK_REGISTRATIONS_PER_SECOND_MAX',
+    byDefault: 20,
+    lowest: 1,
+    highest: 1_000_000,
+    text: 'Devices a second that register themselves with one fleet key; more are answered 429.',
   },
   header_bytes: {
     variable: 'DOWNLINK_HEADER_BYTES_MAX',
@@ -285,6 +292,27 @@ export const BOUNDS = {
     lowest: 0,
     highest: 64 * GIB,
     text: 'Their octets; one more is delivered and not retained.',
+  },
+  operator_keys: {
+    variable: 'DOWNLINK_OPERATOR_KEYS_MAX',
+    byDefault: 10_000,
+    lowest: 1,
+    highest: 1_000_000,
+    text: 'Operator keys; one more is refused (403 `quota_exhausted`).',
+  },
+  fleet_keys: {
+    variable: 'DOWNLINK_FLEET_KEYS_MAX',
+    byDefault: 1_000,
+    lowest: 0,
+    highest: 1_000_000,
+    text: 'Fleet keys; one more is refused (403 `quota_exhausted`).',
+  },
+  audit_entries: {
+    variable: 'DOWNLINK_AUDIT_ENTRIES_MAX',
+    byDefault: 20_000,
+    lowest: 100,
+    highest: 10_000_000,
+    text: 'Entries of the audit log, of commands, of refused logins and of all else, each; the oldest make room, many at a time, and stay in History.',
   },
 } as const satisfies Record<string, Bound>;
 

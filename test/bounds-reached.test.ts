@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import type { Packet } from 'mqtt-packet';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { BURST_SECONDS } from '../broker/limits/token-bucket.ts';
 import { expectProblem } from './api-support.ts';
 import { ServerProcess } from './attacks/server-process.ts';
 import { EventSource } from './event-source.ts';
@@ -16,6 +17,10 @@ const BOUNDS = {
   DOWNLINK_BODY_BYTES_MAX: '65536',
   DOWNLINK_IN_FLIGHT_PER_CLIENT_MAX: '2',
   DOWNLINK_HTTP_IDLE_SECONDS_MAX: '2',
+  DOWNLINK_REGISTRATIONS_PER_SECOND_MAX: '1',
+  DOWNLINK_OPERATOR_KEYS_MAX: '6',
+  DOWNLINK_FLEET_KEYS_MAX: '2',
+  DOWNLINK_AUDIT_ENTRIES_MAX: '100',
 };
 const INFO = 30;
 const DEBUG = 20;
@@ -145,6 +150,64 @@ test('http_idle_seconds: a connection that has had its answer and is silent is c
   expect(waiting.said()).toMatch(/^HTTP\/1\.1 200 /);
   waiting.socket.destroy();
 });
+
+test('operator_keys, fleet_keys: of many asked for at once as many are made as there is room for, and another when one is revoked', async () => {
+  for (const [path, bound, max] of [
+    ['/v1/keys', 'operator_keys', 6],
+    ['/v1/fleet-keys', 'fleet_keys', 2],
+  ] as const) {
+    const idsOf = async (): Promise<string[]> => {
+      const { body } = await server.request<Record<string, { id: string }[]>>('GET', path);
+      return Object.values(body).flatMap((keys) => keys.map(({ id }) => id));
+    };
+    const make = () => server.request('POST', path, { body: { name: 'one of many', ...KEY_OF[path] } });
+    const had = (await idsOf()).length;
+    const answers = await Promise.all(Array.from({ length: max + 2 }, make));
+    const refused = answers.filter(({ status }) => status !== 201);
+    expect(refused).toHaveLength(had + 2);
+    expect(await idsOf()).toHaveLength(max);
+    const one = await make();
+    expectProblem(one, 'quota_exhausted');
+    expect(await reached(bound)).toBe(had + 3);
+    expect(await logged(bound)).toMatchObject({ level: INFO });
+    for (const id of await idsOf()) if (id !== 'admin') await server.request('DELETE', `${path}/${id}`);
+    expect((await make()).status).toBe(201);
+  }
+});
+
+test('registrations_per_second: more of a fleet key are 429, and one is taken after a while', async () => {
+  const { body } = await server.request<{ key: { id: string }; secret: string }>('POST', '/v1/fleet-keys', {
+    body: { name: 'batch', quota: 1_000 },
+  });
+  let nth = 0;
+  const register = () =>
+    server.request('POST', '/v1/provision', { credential: body.secret, body: { id: `registered-${(nth += 1)}` } });
+  let answer = await register();
+  while (answer.status === 201) answer = await register();
+  expect(nth).toBeGreaterThan(BURST_SECONDS);
+  expectProblem(answer, 'rate_limited');
+  expect(answer.headers.get('retry-after')).toBe('1');
+  expect(await reached('registrations_per_second')).toBe(1);
+  expect(await logged('registrations_per_second')).toMatchObject({ level: INFO, fleetKey: body.key.id });
+  while ((await register()).status !== 201);
+});
+
+test('audit_entries: commands push out the oldest commands alone', async () => {
+  await server.createDevice('commanded');
+  let last = '';
+  while ((await reached('audit_entries')) === 0) {
+    for (let n = 0; n < 20; n += 1) ({ id: last } = await server.issue('commanded', { name: 'show', key: 'the same' }));
+  }
+  expect(await logged('audit_entries')).toMatchObject({ level: INFO, kind: 'command' });
+  const entries = async (action: string) =>
+    (await server.request<{ entries: { target: string }[] }>('GET', `/v1/audit?limit=1000&action=${action}`)).body.entries;
+  const commands = await entries('command');
+  expect(commands.length).toBeLessThan(200);
+  expect(commands[0]).toMatchObject({ target: last });
+  expect(await entries('device.create')).toContainEqual(expect.objectContaining({ target: 'commanded' }));
+});
+
+const KEY_OF = { '/v1/keys': { role: 'viewer' }, '/v1/fleet-keys': { quota: 1 } } as const;
 
 async function open(localAddress: string): Promise<{ socket: Socket; said: () => string }> {
   const { hostname, port } = new URL(server.url);

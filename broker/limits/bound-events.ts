@@ -21,15 +21,15 @@ export class BoundEvents {
     for (const bound of BOUND_NAMES) this.#counter.inc({ bound }, 0);
   }
 
-  /** `who`: what is known of the client: its address, its id. */
-  reached(bound: BoundName, who: Readonly<Record<string, string | undefined>>): void {
-    this.#counter.inc({ bound });
+  /** `who`: what is known of the client: its address, its id. `times`: how much it turned away at once. */
+  reached(bound: BoundName, who: Readonly<Record<string, string | undefined>>, times = 1): void {
+    this.#counter.inc({ bound }, times);
     const leftOut = this.#leftOut.get(bound);
     if (leftOut !== undefined) {
-      this.#leftOut.set(bound, leftOut + 1);
+      this.#leftOut.set(bound, leftOut + times);
       return;
     }
-    this.#leftOut.set(bound, 0);
+    this.#leftOut.set(bound, times - 1);
     const { variable, level = 'info' }: Bound = BOUNDS[bound];
     this.#log[level]({ bound, ...who }, `bound reached: ${bound} (${variable})`);
     setTimeout(() => this.#tellLeftOut(bound), SECOND_MS).unref();

@@ -25,6 +25,8 @@ export class Limits {
   readonly bytes: Rates;
   /** By address: of requests that take no credential. */
   readonly openRequests: Rates;
+  /** By fleet key: of devices that register themselves. */
+  readonly registrations: Rates;
   /** Milliseconds by a clock that does not go back. */
   readonly now: () => number;
   readonly #events: BoundEvents;
@@ -46,12 +48,13 @@ export class Limits {
     this.messages = new Rates({ perSecond: bounds.messages_per_second }, now);
     this.requests = new Rates({ perSecond: bounds.requests_per_second }, now);
     this.bytes = new Rates({ perSecond: bounds.bytes_per_second }, now);
+    this.registrations = new Rates({ perSecond: bounds.registrations_per_second }, now);
     this.openRequests = new Rates({ perSecond: bounds.open_requests_per_second }, now, ADDRESSES_KEPT_MAX);
   }
 
-  /** Counts, and tells the log. `who`: what is known of the client. */
-  reached(bound: BoundName, who: Readonly<Record<string, string | undefined>>): void {
-    this.#events.reached(bound, who);
+  /** Counts, and tells the log. `who`: what is known of the client. `times`: how much was turned away at once. */
+  reached(bound: BoundName, who: Readonly<Record<string, string | undefined>>, times = 1): void {
+    this.#events.reached(bound, who, times);
   }
 
   /** Once a minute for each device: what it is refused for its rate is kept among its rejects, and told to it, and that costs. */
@@ -74,6 +77,6 @@ export class Limits {
 
   close(): void {
     this.gate.close();
-    for (const rates of [this.messages, this.requests, this.bytes, this.openRequests]) rates.close();
+    for (const rates of [this.messages, this.requests, this.bytes, this.registrations, this.openRequests]) rates.close();
   }
 }

@@ -3,6 +3,7 @@ import { SECOND_MS } from '../../devices/clock.ts';
 import type { Device, DeviceLimits, Labels, Wake } from '../../devices/device.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import { assertWakeSchedule } from '../../devices/wake-schedule.ts';
+import type { Limits } from '../limits/limits.ts';
 import { NO_ADDITION, type Addition, type Change, type State } from '../store/state.ts';
 import { valuesUnder } from '../store/values.ts';
 import type { DeviceRegistry } from './device-registry.ts';
@@ -52,11 +53,9 @@ export type Applicant = {
 
 type Kept = FleetKey & { readonly digest: string };
 
+type FleetKeyLimits = Pick<Limits, 'bounds' | 'reached' | 'registrations'>;
+
 const PREFIX = 'fleet-key/';
-const FLEET_KEYS_MAX = 1_000;
-/** How many devices a key registers a second, and at once after a pause. */
-const REGISTRATIONS_PER_SECOND = 20;
-const REGISTRATIONS_AT_ONCE = 100;
 
 export class FleetKeys {
   readonly #state: State;
@@ -66,15 +65,22 @@ export class FleetKeys {
   readonly #newId: () => string;
   readonly #keys = new Map<string, Kept>();
   readonly #idByDigest = new Map<string, string>();
-  /** How many registrations each key has at hand, and since when. */
-  readonly #allowances = new Map<string, { left: number; at: number }>();
+  readonly #limits: FleetKeyLimits;
 
-  constructor(state: State, digests: SecretDigests, registry: DeviceRegistry, clock: Clock, newId: () => string) {
+  constructor(
+    state: State,
+    digests: SecretDigests,
+    registry: DeviceRegistry,
+    clock: Clock,
+    newId: () => string,
+    limits: FleetKeyLimits,
+  ) {
     this.#state = state;
     this.#digests = digests;
     this.#registry = registry;
     this.#clock = clock;
     this.#newId = newId;
+    this.#limits = limits;
   }
 
   async load(): Promise<void> {
@@ -109,11 +115,10 @@ export class FleetKeys {
       throw new DownlinkError('invalid_request', 'expiresAt is past', { at: 'expiresAt' });
     }
     if (wake !== undefined) assertWakeSchedule(wake, now);
-    if (this.#keys.size >= FLEET_KEYS_MAX) {
-      throw new DownlinkError(
-        'quota_exhausted',
-        `there are ${FLEET_KEYS_MAX} fleet keys, as many as the server keeps; revoke some`,
-      );
+    const { fleet_keys: keysMax } = this.#limits.bounds;
+    if (this.#keys.size >= keysMax) {
+      this.#limits.reached('fleet_keys', { fleetKey: name });
+      throw new DownlinkError('quota_exhausted', `there are ${keysMax} fleet keys, as many as the server keeps; revoke some`);
     }
     const secret = newSecret(FLEET_KEY_PREFIX);
     const kept: Kept = {
@@ -131,8 +136,14 @@ export class FleetKeys {
       digest: this.#digests.digest(secret),
     };
     const { changes, entries } = also(kept);
-    await this.#state.commit([put(kept), ...changes], entries, 'exempt');
+    // Before it is durable: of many at once none goes over the bound.
     this.#keep(kept);
+    try {
+      await this.#state.commit([put(kept), ...changes], entries, 'exempt');
+    } catch (error) {
+      this.#forget(kept);
+      throw error;
+    }
     return { key: publicPart(kept), secret };
   }
 
@@ -204,15 +215,15 @@ export class FleetKeys {
   }
 
   #takeAllowance({ id }: Kept): void {
-    const now = this.#clock.now();
-    const had = this.#allowances.get(id) ?? { left: REGISTRATIONS_AT_ONCE, at: now };
-    const gained = (Math.max(0, now - had.at) / SECOND_MS) * REGISTRATIONS_PER_SECOND;
-    const left = Math.min(REGISTRATIONS_AT_ONCE, had.left + gained);
-    this.#allowances.set(id, { left: left < 1 ? left : left - 1, at: now });
-    if (left >= 1) return;
-    throw new DownlinkError('rate_limited', `a fleet key registers ${REGISTRATIONS_PER_SECOND} devices a second at the most`, {
-      retryAfterSeconds: 1,
-    });
+    const { registrations, bounds } = this.#limits;
+    const waitMs = registrations.tryTake(id);
+    if (waitMs === 0) return;
+    this.#limits.reached('registrations_per_second', { fleetKey: id });
+    throw new DownlinkError(
+      'rate_limited',
+      `a fleet key registers ${bounds.registrations_per_second} devices a second at the most`,
+      { retryAfterSeconds: Math.max(1, Math.ceil(waitMs / SECOND_MS)) },
+    );
   }
 
   #count(keyId: string, change: 1 | -1): void {
@@ -233,7 +244,6 @@ export class FleetKeys {
   #forget({ id, digest }: Kept): void {
     this.#keys.delete(id);
     this.#idByDigest.delete(digest);
-    this.#allowances.delete(id);
   }
 }
 

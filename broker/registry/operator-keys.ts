@@ -2,6 +2,7 @@ import { Type, type Static } from 'typebox';
 import { MINUTE_MS, type Clock } from '../../devices/clock.ts';
 import { DownlinkError } from '../../devices/downlink-error.ts';
 import { Deadlines } from '../deadlines.ts';
+import type { Limits } from '../limits/limits.ts';
 import { NO_ADDITION, type Addition, type State } from '../store/state.ts';
 import { valuesUnder } from '../store/values.ts';
 import { KeyUses } from './key-uses.ts';
@@ -50,8 +51,9 @@ export type KeyListener = (keyId: string, why: 'revoked' | 'expired' | 'changed'
 
 type Kept = Omit<OperatorKey, 'lastUsedAt' | 'lastUsedFrom'> & { readonly digest: string };
 
+type KeyLimits = Pick<Limits, 'bounds' | 'reached'>;
+
 const PREFIX = 'key/';
-const KEYS_MAX = 10_000;
 const SAVE_USES_EVERY_MS = MINUTE_MS;
 /** The id of the key that the first start makes, or that the environment sets. */
 export const ADMIN_KEY_ID = 'admin';
@@ -61,6 +63,7 @@ export class OperatorKeys {
   readonly #digests: SecretDigests;
   readonly #clock: Clock;
   readonly #newId: () => string;
+  readonly #limits: KeyLimits;
   readonly #keys = new Map<string, Kept>();
   readonly #idByDigest = new Map<string, string>();
   readonly #listeners: KeyListener[] = [];
@@ -68,11 +71,12 @@ export class OperatorKeys {
   readonly #uses: KeyUses;
   #saving: NodeJS.Timeout | undefined;
 
-  constructor(state: State, digests: SecretDigests, clock: Clock, newId: () => string) {
+  constructor(state: State, digests: SecretDigests, clock: Clock, newId: () => string, limits: KeyLimits) {
     this.#state = state;
     this.#digests = digests;
     this.#clock = clock;
     this.#newId = newId;
+    this.#limits = limits;
     this.#uses = new KeyUses(state, clock);
     this.#deadlines = new Deadlines(clock, (id) => this.#tell(id, 'expired'));
   }
@@ -141,8 +145,10 @@ export class OperatorKeys {
   ): Promise<{ key: OperatorKey; secret: string }> {
     this.#assertFuture(expiresAt);
     if (mqtt !== undefined) assertMqttRights(mqtt);
-    if (this.#keys.size >= KEYS_MAX) {
-      throw new DownlinkError('quota_exhausted', `there are ${KEYS_MAX} keys, as many as the server keeps; revoke some`);
+    const { operator_keys: keysMax } = this.#limits.bounds;
+    if (this.#keys.size >= keysMax) {
+      this.#limits.reached('operator_keys', { key: name });
+      throw new DownlinkError('quota_exhausted', `there are ${keysMax} keys, as many as the server keeps; revoke some`);
     }
     const secret = newSecret(OPERATOR_KEY_PREFIX);
     const kept = {

@@ -1,5 +1,5 @@
 import { Type, type Static } from 'typebox';
-import { ACTOR_KINDS, AUDIT_ACTIONS, AUDIT_KEPT_DAYS, AUDIT_KEPT_MAX, type AuditEntry } from '../../broker/audit.ts';
+import { ACTOR_KINDS, AUDIT_ACTIONS, AUDIT_KEPT_DAYS, type AuditEntry } from '../../broker/audit.ts';
 import type { JsonValue } from '../../devices/json.ts';
 import type { Api, ApiParts } from '../api-parts.ts';
 import { operatorAuth } from '../auth-operator.ts';
@@ -60,7 +60,7 @@ export function auditRoutes(app: Api, parts: ApiParts): void {
         operationId: 'listAudit',
         summary: 'Who did what, newest first',
         description:
-          `Role: admin. Kept here for ${AUDIT_KEPT_DAYS} days, of commands, of refused logins and of all else the last ${AUDIT_KEPT_MAX} each; all of it is in ` +
+          `Role: admin. Kept here for ${AUDIT_KEPT_DAYS} days, of commands, of refused logins and of all else the last ${parts.limits.bounds.audit_entries} each; all of it is in ` +
           'History (measurement `audit`). Refused logins are counted by address and told once a minute. A page may hold fewer than `limit` and still ' +
           'have a cursor.',
         querystring: Type.Object(
