@@ -23,7 +23,7 @@ export const ERROR_CODES = {
   command_finished: 'The command has already ended in another way; its state stands.',
   command_delivered: 'The device already has the command; cancel it with force.',
   idempotency_conflict: 'The Idempotency-Key was used before with another body.',
-  last_admin_key: 'The last admin key cannot be revoked.',
+  last_admin_key: 'The last admin key without an end can neither be revoked nor be given an end or another role.',
   queue_full: 'The device has as many open commands as it may have; wait, or cancel some.',
   rate_limited: 'Too many requests in a short time; wait as long as Retry-After says.',
   expires_before_next_wake: 'The command would expire before the device next wakes; extend it, or use force.',
