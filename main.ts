@@ -10,6 +10,9 @@ import { startServer, VERSION } from './server.ts';
 /** The program: reads the configuration, starts the server, stops it on a signal. */
 const STOP_MS_MAX = 10_000;
 
+// All that it writes is for its owner alone, in whatever folder.
+process.umask(0o077);
+
 try {
   const { help, ...how } = readArguments(process.argv.slice(2));
   if (help) process.stdout.write(USAGE);

@@ -1,5 +1,5 @@
 import { constants, existsSync } from 'node:fs';
-import { access, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
+import { access, chmod, mkdir, readFile, stat, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 
 /** The data folder: where it keeps what, and whether it can be used. */
@@ -34,11 +34,22 @@ export async function prepareDataFolder(dataDir: string, isRestoring = false): P
       `the data folder ${dataDir} cannot be written (${(error as Error).message}); set DOWNLINK_DATA_DIR to one that can`,
     );
   }
+  for (const folder of [stateFolder(dataDir), historyFolder(dataDir)]) await closeToOthers(folder);
   if (!isRestoring && existsSync(restoringFolder(dataDir))) {
     throw new StartError(
       `a restore into ${dataDir} is going on or was cut short; start with --restore FILE again, which begins anew, or set DOWNLINK_DATA_DIR to another folder`,
     );
   }
+}
+
+/** Takes the rights away that everybody has to it; those of its group are somebody's will. */
+async function closeToOthers(folder: string): Promise<void> {
+  const mode = await stat(folder).then(
+    (found) => found.mode,
+    () => 0,
+  );
+  // A folder that is not ours to change is used all the same.
+  if ((mode & 0o007) !== 0) await chmod(folder, mode & 0o770).catch(() => {});
 }
 
 /** Like mkdir's `recursive`, which never returns for some folders that nobody can make (/proc). */
