@@ -6,7 +6,7 @@ import type { ReadingTurns } from './reading-turns.ts';
 
 /**
  * Cuts what a connection sends into packets before aedes parses them, for four reasons. What one read has brought may keep everybody else waiting: it is
- * dealt with a slice at a turn, and its rest goes back into the stream until then. aedes gathers a packet whole, however long it says
+ * dealt with a slice at a turn, and nothing is read until it is. aedes gathers a packet whole, however long it says
  * it is: here one over the bound ends the connection before its body has come in. It lets packets pass that are malformed. And the most frequent packet by far, a PUBLISH with
  * QoS 1, is offered to `takePublish` first: aedes would spend more on passing it on to nobody than all the rest of its way costs.
  */
@@ -69,6 +69,8 @@ class PacketReader {
   #isFirst = true;
   /** What is left waits: for another turn, or for the packet that is under way. */
   #isWaiting = false;
+  /** Nothing is read meanwhile. */
+  #isHeld = false;
   /** Come since the last word of them. */
   #packets = 0;
   #bytes = 0;
@@ -85,11 +87,14 @@ class PacketReader {
     this.#piecesBytes += chunk.length;
     // aedes may read on while it is given a packet.
     if (this.#isReading) return;
+    this.#take();
+  }
+
+  #take(): void {
     this.#isReading = true;
     const until = this.#options.turns.begin();
     while (this.#piecesBytes >= this.#wantedBytes && !this.#isWaiting) {
-      const [first = chunk, ...others] = this.#pieces;
-      const octets = others.length === 0 ? first : Buffer.concat(this.#pieces);
+      const octets = this.#pieces.length === 1 ? this.#pieces[0]! : Buffer.concat(this.#pieces);
       this.#pieces = [];
       this.#piecesBytes = 0;
       this.#wantedBytes = 1;
@@ -99,16 +104,15 @@ class PacketReader {
       this.#piecesBytes += rest.length;
     }
     this.#isReading = false;
-    if (this.#isWaiting) this.#giveBack();
-    const { onRead } = this.#options;
-    onRead(this.#packets, this.#bytes, this.#piecesBytes === 0);
+    if (this.#isWaiting) this.#hold();
+    this.#options.onRead(this.#packets, this.#bytes, this.#piecesBytes === 0 || this.#isHeld);
     this.#bytes = 0;
     this.#packets = 0;
   }
 
   #takeInPieces(type: number, body: Buffer): void {
     const { turns, topicLevelsMax, onFault, onRefused } = this.#options;
-    this.#wait();
+    this.#isWaiting = true;
     takeInPieces(this.#client, { type, body, topicLevelsMax }, turns).then(
       (fault) => {
         if (fault === undefined) this.#goOn();
@@ -119,23 +123,30 @@ class PacketReader {
     );
   }
 
-  /** What is yet to be looked at: octets in the stream hold back its end as well. */
-  #giveBack(): void {
-    if (this.#piecesBytes > 0) this.#client.conn.unshift(Buffer.concat(this.#pieces));
-    this.#bytes -= this.#piecesBytes;
-    this.#pieces = [];
-    this.#piecesBytes = 0;
-    this.#wantedBytes = 1;
-  }
-
-  #wait(): void {
-    this.#isWaiting = true;
+  /**
+   * Nothing is read until what has come is dealt with. The last octet of it goes back into the stream, which else would tell of its end, and aedes would close
+   * the connection, before that.
+   */
+  #hold(): void {
+    if (this.#isHeld) return;
+    this.#isHeld = true;
+    const { conn } = this.#client;
+    holdReads(conn, this);
     this.#client._parsingBatch += 1;
-    holdReads(this.#client.conn, this);
+    if (this.#piecesBytes === 0) return;
+    const octets = Buffer.concat(this.#pieces);
+    this.#piecesBytes = octets.length - 1;
+    this.#pieces = [octets.subarray(0, this.#piecesBytes)];
+    conn.unshift(octets.subarray(this.#piecesBytes));
+    this.#bytes -= 1;
   }
 
   readonly #goOn = (): void => {
     this.#isWaiting = false;
+    if (this.#client.closed) this.#pieces = [];
+    else this.#take();
+    if (this.#isWaiting) return;
+    this.#isHeld = false;
     letReads(this.#client.conn, this);
     if (this.#client.closed) return;
     // Paused, it does not count; it reads on when it is paused no more.
@@ -200,7 +211,7 @@ class PacketReader {
       if (from < at) this.#parse(octets.subarray(from, at));
       from = at;
       if (!turns.isOver(until)) continue;
-      this.#wait();
+      this.#isWaiting = true;
       turns.wait(this.#goOn);
       break;
     }
