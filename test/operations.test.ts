@@ -152,6 +152,18 @@ test('every variable that the texts and the unit name is one that the server kno
   }
 });
 
+test('the versions that SECURITY.md names are those of the lock file', () => {
+  const { packages } = JSON.parse(read('package-lock.json')) as { packages: Record<string, { version?: string }> };
+  const rows = [...read('SECURITY.md').matchAll(/^\| `([^`]+)`[^|]*\|.*\| ([\d., ]+) \|$/gm)];
+  expect(rows.length).toBeGreaterThan(5);
+  for (const [, name = '', named = ''] of rows) {
+    const locked = Object.entries(packages).flatMap(([path, { version = '' }]) =>
+      path.endsWith(`node_modules/${name}`) ? [version] : [],
+    );
+    expect(named.split(', ').toSorted(), name).toEqual([...new Set(locked)].toSorted());
+  }
+});
+
 test('every link between the texts leads somewhere, headings included', () => {
   for (const file of ['README.md', 'SECURITY.md', 'docs/operations.md']) {
     for (const [, link = ''] of read(file).matchAll(/\]\(([^)\s]+)\)/g)) {
