@@ -215,6 +215,13 @@ export const BOUNDS = {
     highest: 1_000_000,
     text: 'Live streams of one key; one more is answered 503 `too_many_streams`.',
   },
+  stream_backlog_bytes: {
+    variable: 'DOWNLINK_STREAM_BACKLOG_BYTES_MAX',
+    byDefault: 256 * KIB,
+    lowest: 16 * KIB,
+    highest: GIB,
+    text: 'Octets that wait in the socket for a stream that is not read; beyond it commands wait in their queue, and a live stream falls behind (`reset` where it missed too much). That counts each time that it begins to; what is not read for a minute is closed.',
+  },
   topic_bytes: {
     variable: 'DOWNLINK_TOPIC_BYTES_MAX',
     byDefault: 4_096,

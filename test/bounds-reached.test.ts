@@ -17,6 +17,9 @@ const BOUNDS = {
   DOWNLINK_BODY_BYTES_MAX: '65536',
   DOWNLINK_IN_FLIGHT_PER_CLIENT_MAX: '2',
   DOWNLINK_HTTP_IDLE_SECONDS_MAX: '2',
+  DOWNLINK_STREAM_BACKLOG_BYTES_MAX: '16384',
+  DOWNLINK_DEVICE_STREAMS_MAX: '2',
+  DOWNLINK_PIPELINED_REQUESTS_MAX: '3',
   DOWNLINK_REGISTRATIONS_PER_SECOND_MAX: '1',
   DOWNLINK_OPERATOR_KEYS_MAX: '6',
   DOWNLINK_FLEET_KEYS_MAX: '2',
@@ -34,8 +37,12 @@ beforeAll(async () => {
 afterAll(() => server.close());
 
 async function reached(bound: string): Promise<number> {
-  const metrics = await (await fetch(`${server.url}/metrics`)).text();
-  return Number(new RegExp(`downlink_bound_reached_total\\{bound="${bound}"\\} (\\d+)`).exec(metrics)?.[1]);
+  return metric(`downlink_bound_reached_total{bound="${bound}"}`);
+}
+
+async function metric(name: string): Promise<number> {
+  const lines = (await (await fetch(`${server.url}/metrics`)).text()).split('\n');
+  return Number(lines.find((line) => line.startsWith(`${name} `))?.slice(name.length));
 }
 
 /** The first log line that says so, of whom it names. */
@@ -61,6 +68,52 @@ test('device_streams_per_device: with one stream more the oldest ends and says w
   expect(await reached('device_streams_per_device')).toBe(1);
   expect(await logged('device_streams_per_device')).toMatchObject({ level: INFO, device: 'streaming' });
   newest.response.destroy();
+});
+
+test('stream_backlog_bytes: a stream that is not read falls behind, and goes on when it is read again', async () => {
+  const token = await server.createDevice('talkative');
+  const { socket, said } = await open('127.0.0.1');
+  socket.write(`GET /v1/stream?type=telemetry HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${ADMIN_KEY}\r\n\r\n`);
+  await once(socket, 'data');
+  socket.pause();
+  const send = (values: Record<string, unknown>) =>
+    server.request('POST', '/v1/device/telemetry', { credential: token, body: values });
+  const large = Object.fromEntries(Array.from({ length: 60 }, (_, n) => [`m${n}`, 'x'.repeat(1_000)]));
+  while ((await reached('stream_backlog_bytes')) === 0) {
+    for (let n = 0; n < 10; n += 1) expect((await send(large)).status).toBe(202);
+  }
+  expect(await logged('stream_backlog_bytes')).toMatchObject({ level: INFO, key: 'admin' });
+  socket.resume();
+  // What it missed may be too much to be made up for.
+  while (!said().includes('"newest"')) expect((await send({ newest: 1 })).status).toBe(202);
+  socket.destroy();
+});
+
+test('device_streams: one more is 503 and told when to come back, and let in when another has gone', async () => {
+  while ((await metric('downlink_device_streams')) > 0);
+  const tokens = await Promise.all(['s1', 's2', 's3'].map((id) => server.createDevice(id)));
+  const [one, two] = [await EventSource.open(server, tokens[0]!), await EventSource.open(server, tokens[1]!)];
+  const refused = await EventSource.ask(server, tokens[2]!);
+  expect([refused.statusCode, refused.headers['retry-after']]).toEqual([503, '30']);
+  refused.destroy();
+  expect(await reached('device_streams')).toBe(1);
+  expect(await logged('device_streams')).toMatchObject({ level: INFO, device: 's3' });
+  one.response.destroy();
+  let three = await EventSource.ask(server, tokens[2]!);
+  while (three.statusCode !== 200) three = await EventSource.ask(server, tokens[2]!);
+  three.destroy();
+  two.response.destroy();
+});
+
+test('pipelined_requests: more that come before the first answer end their connection', async () => {
+  const token = await server.createDevice('hasty');
+  const { socket } = await open('127.0.0.4');
+  const request = (path: string): string => `GET ${path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\n\r\n`;
+  socket.write(request('/v1/device/commands?wait=60') + request('/healthz').repeat(4));
+  await once(socket, 'close');
+  expect(await reached('pipelined_requests')).toBe(1);
+  expect(await logged('pipelined_requests')).toMatchObject({ level: INFO, address: '127.0.0.4' });
+  expect((await server.request('GET', '/healthz')).status).toBe(200);
 });
 
 test('body_bytes: a larger body is 413, whether it says how long it is or not, and another is taken', async () => {

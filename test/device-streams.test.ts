@@ -42,15 +42,20 @@ async function connection(): Promise<{ response: ServerResponse; client: Promise
   return { response, client };
 }
 
+const BACKLOG_BYTES_MAX = 128 * 1024;
+const NEVER_FULL = { backlogBytesMax: Number.POSITIVE_INFINITY, onFull: () => {}, onDrain: () => {} };
 const PAYLOAD = Buffer.alloc(32_768, 1).toString('base64');
 
 describe('a client that does not read', () => {
   test('is sent no more than a bound; what is left stays queued, and comes when it reads on', async () => {
     const device = await stack.device('slow');
     const { response, client } = await connection();
+    let timesFull = 0;
     const stream = new DeviceStream('slow', response, {
       cursorOf: (after, through) => stack.pull.cursorOf(device, { way: 'sse', after, through }),
       nextHandover: () => stack.ledger.nextHandover(),
+      backlogBytesMax: BACKLOG_BYTES_MAX,
+      onFull: () => (timesFull += 1),
       onDrain: () => stack.dispatcher.dispatch('slow'),
     });
     stream.open();
@@ -63,7 +68,8 @@ describe('a client that does not read', () => {
     for (let i = 0; i < 400; i += 1) await stack.issue('slow', { payload: PAYLOAD });
     const queued = (): number => stack.ledger.book.of('slow').filter(({ state }) => state === 'queued').length;
     expect(queued()).toBeGreaterThan(100);
-    expect(response.writableLength).toBeLessThan(256 * 1024);
+    expect(response.writableLength).toBeLessThan(2 * BACKLOG_BYTES_MAX);
+    expect(timesFull).toBeGreaterThan(0);
     incoming.resume();
     while (queued() > 0) await new Promise(setImmediate);
     expect(response.destroyed).toBe(false);
@@ -72,7 +78,7 @@ describe('a client that does not read', () => {
   test('is gone after four beats, and one that reads again in time is not', async () => {
     await stack.device('slow');
     const { response, client } = await connection();
-    const stream = new DeviceStream('slow', response, { cursorOf: () => 'x', nextHandover: () => 1, onDrain: () => {} });
+    const stream = new DeviceStream('slow', response, { cursorOf: () => 'x', nextHandover: () => 1, ...NEVER_FULL });
     stream.open();
     const incoming = await client;
     const fill = (): void => {
@@ -97,7 +103,7 @@ describe('a client that does not read', () => {
 
   test('has each beat as a comment while it reads', async () => {
     const { response, client } = await connection();
-    const stream = new DeviceStream('d', response, { cursorOf: () => 'x', nextHandover: () => 1, onDrain: () => {} });
+    const stream = new DeviceStream('d', response, { cursorOf: () => 'x', nextHandover: () => 1, ...NEVER_FULL });
     stream.open();
     stream.beat();
     stream.close('the end');

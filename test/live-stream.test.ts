@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { createServer, request, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { DEFAULT_BOUNDS } from '../broker/bounds.ts';
 import { LiveEvents } from '../broker/live-events.ts';
 import { LiveStream } from '../dashboard-api/stream/live-stream.ts';
 import { eventText } from '../dashboard-api/stream/stream-text.ts';
@@ -27,6 +28,8 @@ beforeEach(async () => {
     keyId: 'key',
     events,
     filter: { types: new Set(['telemetry']), devices: new Set(['mine']) },
+    backlogBytesMax: DEFAULT_BOUNDS.stream_backlog_bytes,
+    onBehind: () => {},
     textOf: ({ sequence, event }) => eventText(`run-${sequence}`, event),
   });
   leave = events.subscribe((numbered) => stream.take(numbered));

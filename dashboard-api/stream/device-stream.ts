@@ -17,12 +17,12 @@ export type DeviceStreamParts = {
   /** The cursor that stands for what was handed over after `after` and up to `through`. */
   cursorOf(after: number, through: number): string;
   nextHandover(): number;
-  /** It is full no more. */
+  /** What may wait in the socket: beyond it come a command at the most, and a notification. */
+  readonly backlogBytesMax: number;
+  /** It is full, and then full no more. */
+  onFull(): void;
   onDrain(): void;
 };
-
-/** What may wait in the socket: beyond it come a command at the most, and a notification. */
-const BACKLOG_BYTES_MAX = 128 * 1024;
 
 export class DeviceStream implements PushSession, NotifySession {
   readonly deviceId: string;
@@ -31,6 +31,7 @@ export class DeviceStream implements PushSession, NotifySession {
   readonly #parts: DeviceStreamParts;
   #after = 0;
   #stuckBeats = 0;
+  #isTold = false;
   #isClosed = false;
 
   constructor(deviceId: string, response: ServerResponse, parts: DeviceStreamParts) {
@@ -40,7 +41,7 @@ export class DeviceStream implements PushSession, NotifySession {
   }
 
   get isFull(): boolean {
-    return this.#isClosed || this.#response.writableLength > BACKLOG_BYTES_MAX;
+    return this.#isClosed || this.#response.writableLength > this.#parts.backlogBytesMax;
   }
 
   open(): void {
@@ -48,6 +49,7 @@ export class DeviceStream implements PushSession, NotifySession {
     this.#response.write(`retry: ${RETRY_MS}\n\n`);
     this.#response.on('drain', () => {
       this.#stuckBeats = 0;
+      this.#isTold = false;
       this.#parts.onDrain();
     });
   }
@@ -62,6 +64,9 @@ export class DeviceStream implements PushSession, NotifySession {
     if (this.#isClosed || handover === undefined) return;
     const id = this.#parts.cursorOf(this.#after, handover);
     this.#response.write(`id: ${id}\nevent: command\ndata: ${JSON.stringify(commandMessage(command))}\n\n`);
+    if (!this.isFull || this.#isTold) return;
+    this.#isTold = true;
+    this.#parts.onFull();
   }
 
   notify(pending: number, isUrgent: boolean): boolean {

@@ -78,6 +78,8 @@ export class DeviceStreams {
     const stream = new DeviceStream(id, response, {
       cursorOf: (after, through) => pull.cursorOf(device, { way: 'sse', after, through }),
       nextHandover: () => ledger.nextHandover(),
+      backlogBytesMax: this.#limits.bounds.stream_backlog_bytes,
+      onFull: () => this.#limits.reached('stream_backlog_bytes', { device: id }),
       onDrain: () => dispatcher.dispatch(id),
     });
     this.#streams.add(stream);

@@ -21,8 +21,6 @@ export type StreamFilter = {
   readonly alertsOnly?: boolean;
 };
 
-/** What may wait in the socket before the stream falls behind. */
-const BACKLOG_BYTES_MAX = 256 * 1024;
 const CATCH_UP_EVENTS_MAX = 512;
 
 type Mode = 'live' | 'behind' | 'closed';
@@ -33,6 +31,8 @@ export class LiveStream {
   readonly #response: ServerResponse;
   readonly #events: LiveEvents;
   readonly #filter: StreamFilter;
+  readonly #backlogBytesMax: number;
+  readonly #onBehind: () => void;
   readonly #textOf: (numbered: NumberedEvent) => string;
   #mode: Mode = 'live';
   #sequence: number;
@@ -41,12 +41,22 @@ export class LiveStream {
 
   constructor(
     response: ServerResponse,
-    options: { keyId: string; events: LiveEvents; filter: StreamFilter; textOf: (numbered: NumberedEvent) => string },
+    options: {
+      keyId: string;
+      events: LiveEvents;
+      filter: StreamFilter;
+      /** What may wait in the socket before the stream falls behind. */
+      backlogBytesMax: number;
+      onBehind: () => void;
+      textOf: (numbered: NumberedEvent) => string;
+    },
   ) {
     this.keyId = options.keyId;
     this.#response = response;
     this.#events = options.events;
     this.#filter = options.filter;
+    this.#backlogBytesMax = options.backlogBytesMax;
+    this.#onBehind = options.onBehind;
     this.#textOf = options.textOf;
     this.#sequence = options.events.sequence;
   }
@@ -103,11 +113,12 @@ export class LiveStream {
     if (this.#mode === 'closed' || this.#pending === '') return;
     this.#response.write(this.#pending);
     this.#pending = '';
-    if (this.#response.writableLength > BACKLOG_BYTES_MAX) this.#fallBehind();
+    if (this.#response.writableLength > this.#backlogBytesMax) this.#fallBehind();
   }
 
   #fallBehind(): void {
     this.#mode = 'behind';
+    this.#onBehind();
     this.#response.once('drain', () => {
       this.#stuckBeats = 0;
       this.#followRing('overflow');

@@ -53,6 +53,8 @@ export class LiveStreams {
       keyId: operator.id,
       events: this.#events,
       filter,
+      backlogBytesMax: this.#limits.bounds.stream_backlog_bytes,
+      onBehind: () => this.#limits.reached('stream_backlog_bytes', { key: operator.id }),
       textOf: (numbered) => this.#textOf(numbered),
     });
     this.#streams.add(stream);
