@@ -51,29 +51,31 @@ export class ServerProcess {
     this.#child = child;
     const exited = once(child, 'exit');
     let banner = '';
-    const ready = new Promise<{ mqttPort: number; httpPort: number }>((resolve, reject) => {
+    const ready = new Promise<string>((resolve, reject) => {
       const take = (chunk: Buffer): void => {
         this.#printed.push(chunk.toString());
         if (banner === 'read') return;
         banner += chunk.toString();
-        const mqtt = /mqtt:\/\/[^:]+:(\d+)/.exec(banner)?.[1];
-        const http = /http:\/\/[^:]+:(\d+)\/docs/.exec(banner)?.[1];
-        if (mqtt === undefined || http === undefined) return;
+        if (!banner.includes('\n  Next: ')) return;
+        resolve(banner);
         banner = 'read';
-        resolve({ mqttPort: Number(mqtt), httpPort: Number(http) });
       };
       child.stdout?.on('data', take);
       child.stderr?.on('data', take);
       child.once('exit', () => reject(new Error(`the server did not start: ${banner}`)));
       setTimeout(() => reject(new Error(`the server was not ready in time: ${banner}`)), START_MS_MAX).unref();
     });
-    const { mqttPort, httpPort } = await ready;
+    const said = await ready;
+    const portOf = (scheme: string): number | undefined => {
+      const port = new RegExp(`\\s${scheme}://[^:]+:(\\d+)`).exec(said)?.[1];
+      return port === undefined ? undefined : Number(port);
+    };
     let closing: Promise<void> | undefined;
     return {
-      mqttPort,
-      httpPort,
-      mqttsPort: undefined,
-      httpsPort: undefined,
+      mqttPort: portOf('mqtt'),
+      httpPort: portOf('http'),
+      mqttsPort: portOf('mqtts'),
+      httpsPort: portOf('https'),
       adminKey: config.adminKey,
       isFirstStart: false,
       openCommands: 0,
@@ -86,7 +88,7 @@ export class ServerProcess {
   };
 }
 
-function environmentOf({ host, mqttPort, httpPort, dataDir, influx, adminKey, logLevel, journalBytesMax }: Config) {
+function environmentOf({ host, mqttPort, httpPort, dataDir, influx, tls, oidc, adminKey, logLevel, journalBytesMax }: Config) {
   return {
     DOWNLINK_HOST: host,
     DOWNLINK_MQTT_PORT: String(mqttPort),
@@ -95,6 +97,20 @@ function environmentOf({ host, mqttPort, httpPort, dataDir, influx, adminKey, lo
     DOWNLINK_ADMIN_KEY: adminKey,
     DOWNLINK_LOG_LEVEL: logLevel,
     DOWNLINK_JOURNAL_MAX_BYTES: String(journalBytesMax),
+    ...(tls.enabled && {
+      DOWNLINK_TLS_CERT_FILE: tls.files.cert,
+      DOWNLINK_TLS_KEY_FILE: tls.files.key,
+      ...(tls.files.clientCa !== undefined && { DOWNLINK_TLS_CLIENT_CA_FILE: tls.files.clientCa }),
+      ...(tls.files.crl !== undefined && { DOWNLINK_TLS_CRL_FILE: tls.files.crl }),
+      DOWNLINK_MQTTS_PORT: String(tls.mqttsPort),
+      DOWNLINK_HTTPS_PORT: String(tls.httpsPort),
+      DOWNLINK_DEVICE_AUTH: tls.deviceAuth,
+    }),
+    ...(oidc.enabled && {
+      DOWNLINK_OIDC_ISSUER: oidc.issuer,
+      DOWNLINK_OIDC_AUDIENCE: oidc.audience,
+      DOWNLINK_OIDC_ROLE_CLAIM: oidc.roleClaim,
+    }),
     ...(influx.enabled && { DOWNLINK_INFLUX_URL: influx.url, DOWNLINK_INFLUX_DATABASE: influx.database }),
   };
 }
