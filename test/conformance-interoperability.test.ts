@@ -200,6 +200,23 @@ describe('the clients of another suite', () => {
     await client.disconnect();
   });
 
+  test('clean up before they begin: find all that is retained through #, and take it away', async () => {
+    const everything = await createKey(server);
+    const cleaner = (): ReturnType<typeof connectRaw> => connectRaw(server, everything, { clientId: 'clean retained' });
+    await publishThree(await open(A), true);
+    const client = await cleaner();
+    await subscribe(client, ['#', 0]);
+    const found = await converse(client, 3, []);
+    expect(told(found)).toEqual(['Topic/C qos 1 0 retained', 'TopicA/B qos 0 0 retained', 'TopicA/C qos 2 0 retained']);
+    client.send(...found.map(({ topic }) => message(topic, '', 0, true)));
+    expect(told(await converse(client, 3, []))).toEqual(['Topic/C  0', 'TopicA/B  0', 'TopicA/C  0']);
+    await client.disconnect();
+    const again = await cleaner();
+    await subscribe(again, ['#', 0]);
+    expect(await again.untilPong()).toEqual([]);
+    await again.disconnect();
+  });
+
   test('hear no more of the one of three topics that they gave up', async () => {
     const client = await open(B);
     for (const topic of [TOPIC_A, A_B, C]) await subscribe(client, [topic, 2]);
