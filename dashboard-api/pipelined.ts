@@ -2,6 +2,9 @@ import type { Socket } from 'node:net';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { ApiParts } from './api-parts.ts';
 
+/** A part of Node.js that it does not document. */
+type Parsing = { readonly parser?: { pause(): void } | null };
+
 /**
  * Requests that come before the answers to those before them (RFC 9112, 9.3.2). Node.js reads as many as a connection brings, thousands at once, and nobody else
  * has a turn meanwhile: more than a client in its right mind sends end the connection.
@@ -20,6 +23,8 @@ export function boundPipelined({ limits }: Pick<ApiParts, 'limits'>) {
     const others = waiting.get(socket) ?? 0;
     if (others >= limits.bounds.pipelined_requests) {
       limits.reached('pipelined_requests', { address: request.ip });
+      // Else it goes on with all that the read has brought, and each takes its part of the turn.
+      (socket as Socket & Parsing).parser?.pause();
       socket.destroy();
       return void reply.hijack();
     }

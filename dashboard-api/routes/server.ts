@@ -80,10 +80,13 @@ export function serverRoutes(app: Api, parts: ApiParts): void {
     },
   );
 
-  // It takes no key, so it is made once.
+  // It takes no key, so it is made once, and before anybody is there who would wait meanwhile.
   let document: Buffer | undefined;
+  app.addHook('onReady', (done) => {
+    document = Buffer.from(JSON.stringify(app.swagger()));
+    done();
+  });
   app.get('/openapi.json', { schema: { hide: true } }, (_, reply) => {
-    document ??= Buffer.from(JSON.stringify(app.swagger()));
     return reply.type('application/json; charset=utf-8').send(document);
   });
   app.get('/', { schema: { hide: true } }, (_, reply) => reply.redirect('/docs'));
