@@ -10,8 +10,8 @@ import { OrderedReplies } from './ordered-replies.ts';
 
 /** One MQTT connection of a device: which message id stands for which command, and acknowledgements in the order of arrival. */
 
-/** Messages of one connection whose durability is awaited at a time; the rest of what was read waits for its turn. */
-const ACKS_OUTSTANDING_MAX = 1_000;
+/** Messages of one connection whose durability is awaited at a time, and which are acknowledged in one turn; the rest of what was read waits for its turn. */
+const ACKS_OUTSTANDING_MAX = 256;
 const MESSAGE_ID_MAX = 65_535;
 /** Hand-overs whose PUBACK may still come; older ones have lapsed long since. */
 const PUSHES_REMEMBERED_MAX = 1_024;

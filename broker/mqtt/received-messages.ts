@@ -19,7 +19,8 @@ type UnderWay = { readonly digest: string; readonly isTaken: Promise<boolean> };
 
 export class ReceivedMessages {
   readonly #state: State;
-  readonly #taken = new Map<string, string>();
+  /** By device, since one that begins anew forgets its own: the digest of each key. */
+  readonly #taken = new Map<string, Map<string, string>>();
   readonly #underWay = new Map<string, UnderWay>();
 
   constructor(state: State) {
@@ -27,7 +28,7 @@ export class ReceivedMessages {
   }
 
   async load(): Promise<void> {
-    for await (const [key, digest] of this.#state.scan(PREFIX)) this.#taken.set(key, digest);
+    for await (const [key, digest] of this.#state.scan(PREFIX)) this.#keep(deviceOf(key), key, digest);
   }
 
   /**
@@ -43,36 +44,48 @@ export class ReceivedMessages {
     if (message.dup) {
       const underWay = this.#underWay.get(key);
       if (underWay?.digest === digest && (await underWay.isTaken)) return 'repeat';
-      if (this.#taken.get(key) === digest) return 'repeat';
+      if (this.#taken.get(deviceId)?.get(key) === digest) return 'repeat';
     }
     const taking = take([{ put: key, value: digest }]);
     const mine: UnderWay = { digest, isTaken: taking.then(({ outcome }) => outcome === 'taken') };
     this.#underWay.set(key, mine);
     const taken = await taking;
     if (this.#underWay.get(key) === mine) this.#underWay.delete(key);
-    if (taken.outcome === 'taken') this.#taken.set(key, digest);
+    if (taken.outcome === 'taken') this.#keep(deviceId, key, digest);
     return taken;
   }
 
   /** PUBREL came: resolves once its id is durably free, so that another message may have it. */
   async release(deviceId: string, messageId: number): Promise<void> {
     const key = keyOf(deviceId, messageId);
-    if (!this.#taken.has(key)) return;
+    if (this.#taken.get(deviceId)?.has(key) !== true) return;
     await this.#state.commit([{ del: key }], []);
-    this.#taken.delete(key);
+    const left = this.#taken.get(deviceId);
+    left?.delete(key);
+    if (left?.size === 0) this.#taken.delete(deviceId);
   }
 
   /** The device begins a new session: what it sends from now on is new. */
   async forget(deviceId: string): Promise<void> {
-    const prefix = `${PREFIX}${deviceId}/`;
-    const keys = [...this.#taken.keys()].filter((key) => key.startsWith(prefix));
+    const keys = [...(this.#taken.get(deviceId)?.keys() ?? [])];
     if (keys.length === 0) return;
-    for (const key of keys) this.#taken.delete(key);
+    this.#taken.delete(deviceId);
     await this.#state.commit(
       keys.map((key) => ({ del: key })),
       [],
     );
   }
+
+  #keep(deviceId: string, key: string, digest: string): void {
+    const taken = this.#taken.get(deviceId);
+    if (taken === undefined) this.#taken.set(deviceId, new Map([[key, digest]]));
+    else taken.set(key, digest);
+  }
+}
+
+/** A device id has no slash. */
+function deviceOf(key: string): string {
+  return key.slice(PREFIX.length, key.indexOf('/', PREFIX.length));
 }
 
 function keyOf(deviceId: string, messageId: number): string {
