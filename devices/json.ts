@@ -5,21 +5,38 @@ export type JsonValue = string | number | boolean | null | JsonValue[] | { [name
 
 export const JSON_DEPTH_MAX = 32;
 
-/** Reads JSON from octets. Throws `invalid_json` for what is not UTF-8, not JSON, or nests more than 32 deep. */
+/** Half of a surrogate pair: no character. UTF-8 cannot say it, and so neither can whatever keeps text as octets; JSON can, as an escape. */
+const LONE_SURROGATE = /\p{Surrogate}/u;
+const SURROGATE_ESCAPE = /\\u[dD][89a-fA-F]/;
+
+/**
+ * Reads JSON from octets. Throws `invalid_json` for what is not UTF-8, not JSON, nests more than 32 deep, or has text with half of a surrogate
+ * pair in it (RFC 8259, 8.2, warns of it).
+ */
 export function parseJson(octets: Uint8Array): JsonValue {
   if (octets.length === 0) throw new DownlinkError('invalid_json', 'not JSON: there is nothing in it');
   if (!isUtf8(octets)) throw new DownlinkError('invalid_json', 'not JSON: the text is not valid UTF-8');
   const buffer = Buffer.isBuffer(octets) ? octets : Buffer.from(octets.buffer, octets.byteOffset, octets.byteLength);
+  const text = buffer.toString('utf8');
   let value: JsonValue;
   try {
-    value = JSON.parse(buffer.toString('utf8')) as JsonValue;
+    value = JSON.parse(text) as JsonValue;
   } catch (error) {
     throw new DownlinkError('invalid_json', `not JSON: ${(error as Error).message}`);
   }
   if (isDeeperThan(value, JSON_DEPTH_MAX)) {
     throw new DownlinkError('invalid_json', `arrays and objects nest deeper than ${JSON_DEPTH_MAX}`);
   }
+  if (SURROGATE_ESCAPE.test(text) && hasLoneSurrogate(value)) {
+    throw new DownlinkError('invalid_json', 'an escape is half of a surrogate pair, which is no character');
+  }
   return value;
+}
+
+function hasLoneSurrogate(value: JsonValue): boolean {
+  if (typeof value === 'string') return LONE_SURROGATE.test(value);
+  if (typeof value !== 'object' || value === null) return false;
+  return Object.entries(value).some(([name, part]) => LONE_SURROGATE.test(name) || hasLoneSurrogate(part));
 }
 
 /** True when `value` nests deeper than `depthMax` arrays and objects. */

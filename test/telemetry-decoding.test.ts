@@ -52,10 +52,17 @@ describe('JSON', () => {
     ['cut short', encode('{"a":')],
     ['invalid UTF-8', Uint8Array.of(0x22, 0xff, 0x22)],
     ['empty', encode('')],
+    ['half of a surrogate pair in a string', encode(String.raw`{"a":["\ud83d"]}`)],
+    ['half of a surrogate pair in a name', encode(String.raw`[{"\uDE00x":1}]`)],
+    ['a surrogate pair the wrong way round', encode(String.raw`{"a":"\ude00\ud83d"}`)],
     ['33 levels deep', encode('['.repeat(33) + ']'.repeat(33))],
     ['100,000 levels deep', encode('['.repeat(100_000) + ']'.repeat(100_000))],
   ])('%s is invalid_json', (_, octets) => {
     expect(() => parseJson(octets)).toThrow(expect.objectContaining({ code: 'invalid_json' }));
+  });
+
+  test('a surrogate pair in escapes is the character that it means', () => {
+    expect(parseJson(encode(String.raw`{"a":"\ud83d\ude00","b":"\\ud83d"}`))).toEqual({ a: '\u{1f600}', b: String.raw`\ud83d` });
   });
 
   test('32 levels are taken', () => {

@@ -67,6 +67,8 @@ export class DeviceMessages {
   takeTogether(deviceId: string, text: string): Promise<void> | undefined {
     let samples: Sample[];
     let durable: Promise<void>;
+    // Escapes can say what is no character.
+    if (text.includes('\\u')) return undefined;
     try {
       samples = parseTelemetry(JSON.parse(text));
       durable = this.#ingest.takeTogether(this.#registry.get(deviceId), samples);

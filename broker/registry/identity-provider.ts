@@ -14,8 +14,8 @@ export const TOKEN_CHARS_MAX = 8_192;
 /** Two clocks are never the same. */
 const TOLERANCE_SECONDS = 30;
 const NAME_CHARS_MAX = 200;
-const SUBJECT = /^[^\p{Cc}\u2028\u2029]{1,256}$/u;
-const CONTROLS = /[\p{Cc}\u2028\u2029]/gu;
+const SUBJECT = /^[^\p{Cc}\p{Surrogate}\u2028\u2029]{1,256}$/u;
+const CONTROLS = /[\p{Cc}\p{Surrogate}\u2028\u2029]/gu;
 const FORM = /^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*$/;
 
 export type IdentityProviderOptions = { readonly issuer: string; readonly audience: string; readonly roleClaim: string };
@@ -56,7 +56,10 @@ export class IdentityProvider {
     }
     const { sub = '', exp = 0 } = payload;
     if (!SUBJECT.test(sub)) {
-      throw new DownlinkError('unauthorized', 'the token is refused: its subject is empty, too long or has control characters');
+      throw new DownlinkError(
+        'unauthorized',
+        'the token is refused: its subject is empty, too long, or has control characters or what is no character',
+      );
     }
     const role = roleOf(payload, roleClaim);
     if (role === undefined) {
@@ -89,7 +92,7 @@ function nameOf(payload: JWTPayload, sub: string): string {
   const name = [payload['name'], payload['preferred_username'], payload['email']].find(
     (claim) => typeof claim === 'string' && claim !== '',
   );
-  return (typeof name === 'string' ? name : sub).replace(CONTROLS, ' ').slice(0, NAME_CHARS_MAX);
+  return (typeof name === 'string' ? name : sub).slice(0, NAME_CHARS_MAX).replace(CONTROLS, ' ');
 }
 
 /** In our words: jose's may quote the token. */
