@@ -22,10 +22,7 @@ const sync = (key: string | undefined, body: unknown): Promise<Answer> => send('
 const isReplay = ({ headers }: Answer): boolean => headers.get('idempotency-replayed') === 'true';
 
 async function stored(): Promise<number[]> {
-  const { body } = await server.request<{ points: { value: number }[] }>(
-    'GET',
-    '/v1/devices/meter/telemetry?metric=level',
-  );
+  const { body } = await server.request<{ points: { value: number }[] }>('GET', '/v1/devices/meter/telemetry?metric=level');
   return body.points.map(({ value }) => value);
 }
 
