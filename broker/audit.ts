@@ -118,7 +118,7 @@ export class Audit {
     const id = String(this.#lastMicros).padStart(ID_DIGITS, '0');
     const entry: AuditEntry = { id, at, outcome, ...deed };
     this.#sinceSweep += 1;
-    if (this.#sinceSweep >= this.#surplusMax) this.sweep().catch(() => {});
+    if (this.#sinceSweep >= this.#surplusMax) this.#sweepOnce().catch(() => {});
     const { actor, action, target, from, details } = deed;
     const row = { action, actorKind: actor.kind, outcome, actor: actor.id, actorName: actor.name, target, from, details };
     return {
@@ -147,8 +147,13 @@ export class Audit {
     return { entries, next: undefined };
   }
 
-  /** Forgets what is over the bounds. */
-  sweep(): Promise<void> {
+  /** Forgets what is over the bounds, with all that is there now. */
+  async sweep(): Promise<void> {
+    await this.#sweeping;
+    await this.#sweepOnce();
+  }
+
+  #sweepOnce(): Promise<void> {
     this.#sweeping ??= this.#sweep().finally(() => {
       this.#sweeping = undefined;
     });

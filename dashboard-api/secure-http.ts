@@ -63,8 +63,6 @@ export class SecureHttp {
         maxSessionRejectedStreams: REFUSED_STREAMS_MAX,
       },
       (request, response) => {
-        // What came behind the end of its session.
-        if (request.stream.session?.destroyed !== false) return;
         this.#boundTimeOf(request);
         route(request, response);
       },
@@ -117,13 +115,8 @@ export class SecureHttp {
         session.close();
       }, this.#bounds[bound] * SECOND_MS);
     let streams = 0;
-    let streamsOfTurn = 0;
     let timer = endAfter('header_seconds');
     session.on('stream', (stream) => {
-      if (streamsOfTurn === 0) setImmediate(() => (streamsOfTurn = 0));
-      streamsOfTurn += 1;
-      // No answer has left in this turn, so a client that opens more has reset some at once; nghttp2 lets a thousand pass, and nobody else has a turn meanwhile.
-      if (streamsOfTurn > STREAMS_OF_SESSION_MAX) return session.destroy(undefined, constants.NGHTTP2_ENHANCE_YOUR_CALM);
       streams += 1;
       clearTimeout(timer);
       stream.once('close', () => {

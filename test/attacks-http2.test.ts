@@ -75,10 +75,6 @@ describe('over HTTP/2', () => {
         await client.flood(times / 20, (n) => Buffer.concat(Array.from({ length: 20 }, (_, i) => next(20 * n + i))));
         client.socket.resume();
         await client.over;
-        // More in one turn than there may be at a time: nobody waits for nghttp2 to have had enough.
-        const isEnded =
-          name !== 'requests that are reset' || (await Promise.race([client.closed.then(() => true), waited(20_000)]));
-        expect(isEnded).toBe(true);
         client.end();
       });
       await isServed();
