@@ -33,9 +33,6 @@ type LedgerEvents = {
   stepped: [command: Command, from: CommandState | 'none'];
 };
 
-/** How soon a step is to be on disk: a lease, mostly followed by what confirms it, is written with that. */
-type Haste = 'urgent' | 'exempt' | 'riding' | 'lingering';
-
 const UNSAVED_RETRY_MS = 1_000;
 const SLEW_MS_MAX = 1_000;
 const NS_PER_MS = 1_000_000n;
@@ -97,7 +94,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
   /** Makes a new command durable, with the changes and rows that belong to it, and only then lets it be leased. */
   async add(command: Command, changes: readonly Change[], entries: readonly Entry[] = []): Promise<void> {
     const rows = [commandLine(command), this.#eventRow(command, 'none'), ...entries];
-    await this.#commit(command.id, [...commandChanges(command), ...changes], rows, 'urgent');
+    await this.#commit([...commandChanges(command), ...changes], rows, 'bounded');
     this.book.put(command);
     this.#deadlines.set(command.id, nextDeadlineAt(command, this.#clock.now()));
     this.#tell(command, 'none');
@@ -130,7 +127,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     if (next === had)
       return {
         command: had,
-        durable: this.#unsaved.has(had.id) ? this.#save(had) : this.#state.commit([], [], 'exempt', had.id),
+        durable: this.#unsaved.has(had.id) ? this.#save(had) : this.#state.commit([], []),
       };
     this.book.put(next);
     this.#deadlines.set(next.id, nextDeadlineAt(next, now));
@@ -177,7 +174,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     if (command.state !== from || event.type !== 'wake') rows.push(rowOf(command));
     if (rows.length > 0 && event.type !== 'take_place') rows.push(this.#eventRow(command, from));
     if (isEnded(command)) this.#ending.set(id, command);
-    const durable = this.#commit(id, commandChanges(command), rows, event.type === 'lease' ? 'lingering' : how).then(() => {
+    const durable = this.#commit(commandChanges(command), rows, how).then(() => {
       if (this.#ending.get(id) === command) this.#ending.delete(id);
       // What an earlier step could not write is written with this one; written later, it would bring back what is past.
       this.#unsaved.delete(id);
@@ -203,14 +200,11 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
   }
 
   /** With the mark of the latest time that anything here was given. */
-  async #commit(of: string, changes: readonly Change[], rows: readonly Entry[], how: Haste): Promise<void> {
+  async #commit(changes: readonly Change[], rows: readonly Entry[], how: 'bounded' | 'exempt' | 'riding'): Promise<void> {
     const mark = this.#mark.changesFor(Number(this.#lastNs / NS_PER_MICRO));
     const all = mark.length === 0 ? changes : [...changes, ...mark];
     try {
-      // A mark is not to be late.
-      if (how === 'lingering' && mark.length === 0) await this.#state.linger(all, rows, of);
-      else if (how === 'riding' || how === 'lingering') await this.#state.ride(all, rows, of);
-      else await this.#state.commit(all, rows, how, of);
+      await (how === 'riding' ? this.#state.ride(all, rows) : this.#state.commit(all, rows, how));
     } catch (error) {
       this.#mark.unsure();
       throw error;
@@ -267,7 +261,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
   }
 
   async #save(command: Command): Promise<void> {
-    await this.#state.commit(commandChanges(command), [rowOf(command)], 'exempt', command.id);
+    await this.#state.commit(commandChanges(command), [rowOf(command)], 'exempt');
     this.#unsaved.delete(command.id);
   }
 
