@@ -173,6 +173,81 @@ describe('what is written together', () => {
   });
 });
 
+describe('what lingers', () => {
+  const leased = (): Promise<void> =>
+    state.linger([{ put: 'command/1', value: 'sent' }], [{ of: '1', row: () => 'c state="sent" 1' }, 'e to="sent" 2'], '1');
+  const lines = async (): Promise<string[]> =>
+    ((await state.journal.read(0, 1_000))?.lines.toString() ?? '').split('\n').toSorted();
+
+  test('is written with the next commit of the same thing, which takes its place, and is told of before it', async () => {
+    const order: string[] = [];
+    const lingering = leased().then(() => order.push('sent'));
+    await state.commit([], ['other 1'], 'exempt', '2').then(() => order.push('other'));
+    await state
+      .commit([{ put: 'command/1', value: 'done' }], [{ of: '1', row: () => 'c state="done" 1' }], 'exempt', '1')
+      .then(() => order.push('done'));
+    await lingering;
+    expect(order).toEqual(['other', 'sent', 'done']);
+    expect(await state.get('command/1')).toBe('done');
+    expect(await lines()).toEqual(['', 'c state="done" 1', 'e to="sent" 2', 'other 1']);
+  });
+
+  test('is written with an empty commit of the same thing, by itself after a while, and at a stop', async () => {
+    void leased();
+    await state.commit([], [], 'exempt', '1');
+    expect(await state.get('command/1')).toBe('sent');
+    await state.linger([{ put: 'command/2', value: 'sent' }], [], '2');
+    expect(await state.get('command/2')).toBe('sent');
+    void state.linger([{ put: 'command/3', value: 'sent' }], [], '3');
+    await state.close();
+    state = await open();
+    expect(await keysOf('command/')).toEqual(['command/1', 'command/2', 'command/3']);
+  });
+});
+
+describe('what is urgent', () => {
+  test('goes on before what is written with it, and after what was written before', async () => {
+    const order: string[] = [];
+    const told = (name: string) => (): number => order.push(name);
+    const first = state.commit([], ['m f=1 1']).then(told('first'));
+    await new Promise(setImmediate);
+    await Promise.all([
+      first,
+      state.commit([], ['m f=2 2'], 'relaxed').then(told('relaxed')),
+      state.commit([], ['m f=3 3'], 'bounded').then(told('bounded')),
+      state.commit([{ put: 'c', value: '1' }], ['m f=4 4'], 'urgent').then(told('urgent')),
+    ]);
+    expect(order).toEqual(['first', 'urgent', 'relaxed', 'bounded']);
+  });
+
+  test('is refused with all that came after what could not be written', async () => {
+    const outcomes = await Promise.allSettled(
+      Array.from({ length: 20 }, async (_, i) => {
+        await new Promise((resolve) => setTimeout(resolve, i));
+        const value = (): string => {
+          if (i === 5) throw new Error('the disk is gone');
+          return '1';
+        };
+        await state.commit([{ put: `k/${i}`, value }], [], i % 2 === 0 ? 'bounded' : 'urgent');
+      }),
+    );
+    expect(outcomes[5]?.status).toBe('rejected');
+    const taken = outcomes.flatMap(({ status }, i) => (status === 'fulfilled' ? [`k/${i}`] : []));
+    const there = new Set(await keysOf('k/'));
+    expect(taken.filter((key) => !there.has(key))).toEqual([]);
+  });
+});
+
+describe('what is relaxed', () => {
+  test('waits for others while the disk has nothing to do', async () => {
+    const one = state.commit([], ['m f=1 1'], 'relaxed');
+    await new Promise(setImmediate);
+    const two = state.commit([], ['m f=2 2'], 'relaxed');
+    await Promise.all([one, two]);
+    expect(state.journal.head).toBe(1);
+  });
+});
+
 describe('a commit', () => {
   // LevelDB writes its next log into a device that takes every write and refuses to sync (EINVAL).
   test.runIf(process.platform === 'linux')('is not acknowledged before it is synced', async () => {
@@ -224,6 +299,25 @@ describe('the journal', () => {
     state = await open();
     expect(state.journal.bytes).toBe(6);
     expect(await text(0)).toBe('later\n');
+  });
+
+  test('forgets what was read, while more is appended and read', async () => {
+    let through = 0;
+    for (let i = 1; i <= 50; i += 1) {
+      await state.commit([], [`m f=${i} ${i}`]);
+      if (i % 7 !== 0) continue;
+      const read = await state.journal.read(through, 30);
+      through = read?.through ?? through;
+      if (i % 2 === 0) await state.journal.trim(through);
+    }
+    await state.journal.trim(through);
+    const left = await text(0);
+    expect(state.journal.bytes).toBe(left?.length);
+    expect(left?.split('\n')[0]).toBe(`m f=${through + 1} ${through + 1}`);
+    await state.close();
+    state = await open();
+    expect(await text(0)).toBe(left);
+    expect(state.journal.bytes).toBe(left?.length);
   });
 
   test('at its bound refuses new entries with journal_full, and takes them again after a trim', async () => {

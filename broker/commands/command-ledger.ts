@@ -33,6 +33,9 @@ type LedgerEvents = {
   stepped: [command: Command, from: CommandState | 'none'];
 };
 
+/** How soon a step is to be on disk: a lease, mostly followed by what confirms it, is written with that. */
+type Haste = 'urgent' | 'exempt' | 'riding' | 'lingering';
+
 const UNSAVED_RETRY_MS = 1_000;
 const SLEW_MS_MAX = 1_000;
 const NS_PER_MS = 1_000_000n;
@@ -94,7 +97,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
   /** Makes a new command durable, with the changes and rows that belong to it, and only then lets it be leased. */
   async add(command: Command, changes: readonly Change[], entries: readonly Entry[] = []): Promise<void> {
     const rows = [commandLine(command), this.#eventRow(command, 'none'), ...entries];
-    await this.#commit([...commandChanges(command), ...changes], rows, 'bounded');
+    await this.#commit(command.id, [...commandChanges(command), ...changes], rows, 'urgent');
     this.book.put(command);
     this.#deadlines.set(command.id, nextDeadlineAt(command, this.#clock.now()));
     this.#tell(command, 'none');
@@ -127,7 +130,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     if (next === had)
       return {
         command: had,
-        durable: this.#unsaved.has(had.id) ? this.#save(had) : this.#state.commit([], []),
+        durable: this.#unsaved.has(had.id) ? this.#save(had) : this.#state.commit([], [], 'exempt', had.id),
       };
     this.book.put(next);
     this.#deadlines.set(next.id, nextDeadlineAt(next, now));
@@ -174,7 +177,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
     if (command.state !== from || event.type !== 'wake') rows.push(rowOf(command));
     if (rows.length > 0 && event.type !== 'take_place') rows.push(this.#eventRow(command, from));
     if (isEnded(command)) this.#ending.set(id, command);
-    const durable = this.#commit(commandChanges(command), rows, how).then(() => {
+    const durable = this.#commit(id, commandChanges(command), rows, event.type === 'lease' ? 'lingering' : how).then(() => {
       if (this.#ending.get(id) === command) this.#ending.delete(id);
       // What an earlier step could not write is written with this one; written later, it would bring back what is past.
       this.#unsaved.delete(id);
@@ -200,11 +203,14 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
   }
 
   /** With the mark of the latest time that anything here was given. */
-  async #commit(changes: readonly Change[], rows: readonly Entry[], how: 'bounded' | 'exempt' | 'riding'): Promise<void> {
+  async #commit(of: string, changes: readonly Change[], rows: readonly Entry[], how: Haste): Promise<void> {
     const mark = this.#mark.changesFor(Number(this.#lastNs / NS_PER_MICRO));
     const all = mark.length === 0 ? changes : [...changes, ...mark];
     try {
-      await (how === 'riding' ? this.#state.ride(all, rows) : this.#state.commit(all, rows, how));
+      // A mark is not to be late.
+      if (how === 'lingering' && mark.length === 0) await this.#state.linger(all, rows, of);
+      else if (how === 'riding' || how === 'lingering') await this.#state.ride(all, rows, of);
+      else await this.#state.commit(all, rows, how, of);
     } catch (error) {
       this.#mark.unsure();
       throw error;
@@ -261,7 +267,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
   }
 
   async #save(command: Command): Promise<void> {
-    await this.#state.commit(commandChanges(command), [rowOf(command)], 'exempt');
+    await this.#state.commit(commandChanges(command), [rowOf(command)], 'exempt', command.id);
     this.#unsaved.delete(command.id);
   }
 

@@ -17,6 +17,8 @@ export type Entry = string | { readonly of: string; readonly row: () => string }
 export type Addition = { readonly changes: readonly Change[]; readonly entries: readonly Entry[] };
 export const NO_ADDITION: Addition = { changes: [], entries: [] };
 
+export type CommitBound = 'bounded' | 'urgent' | 'relaxed' | 'exempt';
+
 export interface State {
   readonly journal: Journal;
 
@@ -26,12 +28,17 @@ export interface State {
    * of one key that are written together the last counts.
    * With neither it resolves once all earlier commits are durable. Throws `journal_full` when `entries` would pass the journal's
    * bound (steps of commands already accepted are `exempt`: refusing them would leave the record behind the truth), and
-   * `storage_unavailable` when the disk refuses.
+   * `storage_unavailable` when the disk refuses. Two more kinds are bounded: an `urgent` one is handed to the disk though it still writes another, and resolves
+   * before those that are written with it; a `relaxed` one may wait a few milliseconds for others.
+   * What lingers `of` the same thing is written with it.
    */
-  commit(changes: readonly Change[], entries: readonly Entry[], bound?: 'bounded' | 'exempt'): Promise<void>;
+  commit(changes: readonly Change[], entries: readonly Entry[], bound?: CommitBound, of?: string): Promise<void>;
 
   /** An exempt commit that is in no hurry: it is written with the next one that is, or some milliseconds later by itself. */
-  ride(changes: readonly Change[], entries: readonly Entry[]): Promise<void>;
+  ride(changes: readonly Change[], entries: readonly Entry[], of?: string): Promise<void>;
+
+  /** An exempt commit that will soon be out of date: it is written with the next one `of` the same thing, or a while later by itself. */
+  linger(changes: readonly Change[], entries: readonly Entry[], of: string): Promise<void>;
 
   /** Resolves once all of that is durable, which does not wait any longer. */
   flush(): Promise<void>;

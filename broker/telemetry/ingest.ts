@@ -54,7 +54,7 @@ export class Ingest {
   takeTogether(device: Device, samples: readonly Sample[]): Promise<void> {
     const rows = this.#rowsOf(device, samples, 0);
     this.#state.assertRoom(rows.lines);
-    return this.#commit(rows, NO_CHANGES);
+    return this.#commit(rows, NO_CHANGES, 'relaxed');
   }
 
   /**
@@ -85,9 +85,13 @@ export class Ingest {
     return { rows, lines, lastGivenMicros };
   }
 
-  #commit({ rows, lines, lastGivenMicros }: Rows, changes: readonly Change[]): Promise<void> {
+  #commit(
+    { rows, lines, lastGivenMicros }: Rows,
+    changes: readonly Change[],
+    bound: 'bounded' | 'relaxed' = 'bounded',
+  ): Promise<void> {
     const mark = lastGivenMicros === 0 ? NO_CHANGES : this.#mark.changesFor(lastGivenMicros);
-    const durable = this.#state.commit(mark.length === 0 ? changes : [...changes, ...mark], lines);
+    const durable = this.#state.commit(mark.length === 0 ? changes : [...changes, ...mark], lines, bound);
     const batch = this.#batch?.durable === durable ? this.#batch : this.#begin(durable);
     for (const row of rows) batch.rows.push(row);
     return durable;

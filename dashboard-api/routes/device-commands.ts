@@ -11,6 +11,7 @@ import { DevicePoll } from '../device-poll.ts';
 import { BODY_BYTES_MAX, deviceBodyOf } from '../json-body.ts';
 import { BY_DEVICE, guardedProblems, noContent, TAGS, timeSchema } from '../openapi.ts';
 import { pullParameters, WAIT_SECONDS_MAX } from '../pull-parameters.ts';
+import { TurnEnd } from '../turn-end.ts';
 import { bodyDecodedByRoute } from '../validation.ts';
 
 /** Commands by HTTP: a device pulls what is queued for it and reports what came of it. */
@@ -74,7 +75,7 @@ export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
   const tags = [TAGS.wire];
   const reports = metrics.messages.labels('http', 'report');
   const polls = { 200: metrics.polls.labels('200'), 204: metrics.polls.labels('204'), 304: metrics.polls.labels('304') };
-  const pollParts = { ...parts, polls };
+  const pollParts = { ...parts, polls, turnEnd: new TurnEnd() };
 
   app.get(
     '/v1/device/commands',

@@ -15,14 +15,19 @@ export class LevelJournal implements Journal {
   readonly bytesMax: number;
   #bytes = 0;
   #head = 0;
+  /** The newest record that is durable or being written. */
+  #lastPut = 0;
   #tail = 0;
+  /** Keys of the records that were read last, without a gap, from after `#readAfter` on: what is trimmed is what was read. */
+  #read: RecordKey[] = [];
+  #readAfter = 0;
   #oldestAt: number | undefined;
   /** Of what was last refused. */
   #refusedBytes = 0;
   #listener: () => void = () => {};
-  readonly #requestTrim: (through: number) => Promise<void>;
+  readonly #requestTrim: (records: readonly RecordKey[]) => Promise<void>;
 
-  constructor(db: Database, bytesMax: number, requestTrim: (through: number) => Promise<void>) {
+  constructor(db: Database, bytesMax: number, requestTrim: (records: readonly RecordKey[]) => Promise<void>) {
     this.#db = db;
     this.bytesMax = bytesMax;
     this.#requestTrim = requestTrim;
@@ -39,6 +44,8 @@ export class LevelJournal implements Journal {
     const head = last?.sequence ?? 0;
     this.#bytes = count?.bytes ?? 0;
     this.#head = Math.max(count?.head ?? 0, head);
+    this.#lastPut = this.#head;
+    this.#read = [];
     this.#oldestAt = first?.writtenAt;
     this.#tail = first === undefined ? this.#head : first.sequence - 1;
     const isRight = count !== undefined && (first === undefined ? count.bytes === 0 : count.head === head);
@@ -48,6 +55,7 @@ export class LevelJournal implements Journal {
     const isMissing = records.length < this.#head - this.#tail;
     this.#bytes = records.reduce((bytes, record) => bytes + record.bytes, 0);
     this.#head = last?.sequence ?? this.#head;
+    this.#lastPut = this.#head;
     if (count?.bytes !== this.#bytes || count.head !== this.#head) {
       await this.#db.put(COUNT_KEY, countText(this.#bytes, this.#head), { sync: true });
     }
@@ -58,6 +66,7 @@ export class LevelJournal implements Journal {
     return isMissing || bytesLost > 0 ? `the journal is missing records ${missing}, ${bytesLost} octets are gone` : undefined;
   }
 
+  /** With what is being written. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -83,10 +92,12 @@ export class LevelJournal implements Journal {
 
   async read(sequence: number, bytesMax: number): Promise<{ lines: Buffer; through: number } | undefined> {
     const chunks: Buffer[] = [];
+    const after = Math.max(sequence, this.#tail);
     let through = 0;
     let bytes = 0;
+    const read: RecordKey[] = [];
     const records = this.#db.iterator<string, Buffer>({
-      gt: keyAfter(Math.max(sequence, this.#tail)),
+      gt: keyAfter(after),
       lt: PREFIX_END,
       valueEncoding: 'buffer',
     });
@@ -102,6 +113,7 @@ export class LevelJournal implements Journal {
           const record = parseKey(key);
           if (chunks.length === 0) this.#oldestAt = record.writtenAt;
           chunks.push(value);
+          read.push(record);
           bytes += value.length;
           through = record.sequence;
         }
@@ -109,37 +121,51 @@ export class LevelJournal implements Journal {
     } finally {
       await records.close();
     }
+    if (this.#read.at(-1)?.sequence === after) {
+      this.#read.push(...read);
+    } else {
+      this.#read = read;
+      this.#readAfter = after;
+    }
     return chunks.length === 0 ? undefined : { lines: Buffer.concat(chunks), through };
   }
 
-  trim(through: number): Promise<void> {
-    return this.#requestTrim(through);
+  async trim(through: number): Promise<void> {
+    const isRead = this.#readAfter <= this.#tail && (this.#read.at(-1)?.sequence ?? 0) >= through;
+    const records = isRead
+      ? this.#read.filter(({ sequence }) => sequence > this.#tail && sequence <= through)
+      : await this.#keys(this.#tail, Number.POSITIVE_INFINITY, through);
+    // Whoever trims beside this has what it takes at once.
+    const mine = records.filter(({ sequence }) => sequence > this.#tail);
+    this.#tail = Math.max(this.#tail, Math.min(through, this.#head));
+    this.#read = this.#read.filter(({ sequence }) => sequence > this.#tail);
+    this.#readAfter = Math.max(this.#readAfter, this.#tail);
+    await this.#requestTrim(mine);
   }
 
-  /** The changes that append `lines` and forget all up to `trimThrough`, by key; `applied` is called once they are durable. */
-  async changesFor(
+  /** The changes that append `lines` and forget the records `trimmed`, by key; `applied` is called once they are durable, in the order of the calls. */
+  changesFor(
     lines: string,
-    trimThrough: number,
+    trimmed: readonly RecordKey[],
     now: number,
-  ): Promise<{ changes: Map<string, string | undefined>; applied: () => void }> {
+  ): { changes: Map<string, string | undefined>; applied: () => void } {
     const changes = new Map<string, string | undefined>();
     const hasLines = lines.length > 0;
-    const added = hasLines ? Buffer.byteLength(lines) : 0;
-    const head = hasLines ? this.#head + 1 : this.#head;
-    if (hasLines) changes.set(recordKey(head, added, now), lines);
-    let removed = 0;
-    if (trimThrough > this.#tail) {
-      for (const record of await this.#keys(this.#tail, Number.POSITIVE_INFINITY, trimThrough)) {
-        removed += record.bytes;
-        changes.set(record.key, undefined);
-      }
+    if (hasLines) {
+      const added = Buffer.byteLength(lines);
+      if (this.#bytes === 0) this.#oldestAt = now;
+      this.#lastPut += 1;
+      this.#bytes += added;
+      changes.set(recordKey(this.#lastPut, added, now), lines);
     }
-    if (changes.size > 0) changes.set(COUNT_KEY, countText(this.#bytes + added - removed, head));
+    for (const { key, bytes } of trimmed) {
+      this.#bytes -= bytes;
+      changes.set(key, undefined);
+    }
+    const head = this.#lastPut;
+    if (changes.size > 0) changes.set(COUNT_KEY, countText(this.#bytes, head));
     const applied = (): void => {
-      if (hasLines && this.#bytes === 0) this.#oldestAt = now;
-      this.#bytes += added - removed;
       this.#head = head;
-      this.#tail = Math.max(this.#tail, Math.min(trimThrough, head));
       if (hasLines) this.#listener();
     };
     return { changes, applied };
@@ -157,7 +183,7 @@ export class LevelJournal implements Journal {
   }
 }
 
-type RecordKey = { key: string; sequence: number; bytes: number; writtenAt: number };
+export type RecordKey = { key: string; sequence: number; bytes: number; writtenAt: number };
 
 const PREFIX_END = `${PREFIX}~`;
 

@@ -2,14 +2,16 @@ import { setTimeout as wait } from 'node:timers/promises';
 import type { Clock } from '../../../devices/clock.ts';
 import { DownlinkError } from '../../../devices/downlink-error.ts';
 import type { Snapshot } from '../snapshot.ts';
-import type { Change, Entry, Journal, State } from '../state.ts';
-import { LevelJournal } from './level-journal.ts';
+import type { Change, CommitBound, Entry, Journal, State } from '../state.ts';
+import { charsOf, CommitBatch, Lingering } from './commit-batch.ts';
+import { LevelJournal, type RecordKey } from './level-journal.ts';
 import { isOfDamage, openLevel, type Database } from './open-level.ts';
 import { snapshotOf } from './snapshot.ts';
 
 /**
  * State on LevelDB with group commit. What is committed while a batch is being written waits and shares the next fsync; a batch is
- * taken up at the end of the event loop's turn, so that one turn's arrivals make one batch.
+ * taken up at the end of the event loop's turn, so that one turn's arrivals make one batch. What is urgent does not wait for the batch that is being
+ * written: LevelDB has one more in line, and writes it next. No batch is acknowledged before those ahead of it.
  */
 export type LevelStateOptions = {
   readonly folder: string;
@@ -28,32 +30,13 @@ const REOPEN_AFTER_MS = 1_000;
 const WRITE_BUFFER_BYTES = 16 * 1024 * 1024;
 const TRIM_WITHIN_MS = 200;
 const RIDE_WITHIN_MS = 5;
+const LINGER_MS = 100;
+/** What is relaxed waits for so long, or for so much, while the disk has nothing else to do: an fsync for each of a few readings is what would keep others waiting. */
+const GATHER_MS = 2;
+const GATHERED_CHARS = 16 * 1024;
+/** Batches that LevelDB has at once, where something is urgent. */
+const WRITES_MAX = 2;
 const ENTRIES_A_READ = 1_000;
-
-/** What is written together shares one promise too: its callers go on in the order in which they came. */
-type Batch = {
-  /** By key, with the last value of each; undefined where it is deleted. */
-  readonly changes: Map<string, string | (() => string) | undefined>;
-  readonly lines: string[];
-  /** The last row of each thing that has one at a time. */
-  readonly latest: Map<string, () => string>;
-  lineChars: number;
-  isWanted: boolean;
-  readonly durable: Promise<void>;
-  readonly resolve: () => void;
-  readonly reject: (error: Error) => void;
-};
-
-function emptyBatch(): Batch {
-  let settle: Pick<Batch, 'resolve' | 'reject'> | undefined;
-  const durable = new Promise<void>((resolve, reject) => {
-    settle = { resolve, reject };
-  });
-  if (settle === undefined) throw new Error('bug: a promise starts at once');
-  // Whoever takes part handles it; perhaps nobody does.
-  durable.catch(() => {});
-  return { changes: new Map(), lines: [], latest: new Map(), lineChars: 0, isWanted: false, durable, ...settle };
-}
 
 export class LevelState implements State {
   readonly #db: Database;
@@ -61,11 +44,20 @@ export class LevelState implements State {
   readonly #clock: Clock;
   readonly #folder: string;
   readonly #onDamage: (line: string) => void;
-  #next: Batch = emptyBatch();
-  #trimThrough = 0;
+  #next = new CommitBatch();
+  #trimmed: RecordKey[] = [];
   #trimming: NodeJS.Timeout | undefined;
   #riding: NodeJS.Timeout | undefined;
-  #writing: Promise<void> | undefined;
+  #gathering: NodeJS.Timeout | undefined;
+  /** What lingers, by what it is of. */
+  readonly #lingering = new Map<string, Lingering>();
+  #lingerTimer: NodeJS.Timeout | undefined;
+  /** Batches handed to LevelDB, the oldest first. */
+  #writes: Promise<void>[] = [];
+  /** The next batch is taken up at the end of this turn. */
+  #isDue = false;
+  #isUrgent = false;
+  #reopening: Promise<void> | undefined;
   #failure: DownlinkError | undefined;
   #closed = false;
 
@@ -74,7 +66,7 @@ export class LevelState implements State {
     this.#clock = options.clock;
     this.#folder = options.folder;
     this.#onDamage = options.onDamage ?? (() => {});
-    this.#journal = new LevelJournal(db, options.journalBytesMax, (through) => this.#trim(through));
+    this.#journal = new LevelJournal(db, options.journalBytesMax, (records) => this.#trim(records));
   }
 
   /** Opens or makes the folder. Throws the LevelDB error as it is (`LEVEL_LOCKED` as its cause's code when another process holds it). */
@@ -95,40 +87,56 @@ export class LevelState implements State {
     return this.#journal;
   }
 
-  commit(changes: readonly Change[], entries: readonly Entry[], bound: 'bounded' | 'exempt' = 'bounded'): Promise<void> {
-    const chars = charsOf(entries);
-    const refusal = this.#refusalOf(bound === 'bounded' ? chars : 0);
+  commit(changes: readonly Change[], entries: readonly Entry[], bound: CommitBound = 'bounded', of?: string): Promise<void> {
+    const refusal = this.#refusalOf(bound === 'exempt' ? 0 : charsOf(entries));
     if (refusal !== undefined) return Promise.reject(refusal);
     // All that one turn commits must land in one batch: nothing between here and the end may wait.
-    const durable = this.#join(changes, entries, chars);
-    this.#next.isWanted = true;
-    this.#start();
-    return durable;
+    const next = this.#next;
+    const durable = this.#join(changes, entries, of);
+    next.isWanted = true;
+    if (bound === 'relaxed' && next.lineChars < GATHERED_CHARS) {
+      if (this.#hasRoom) this.#gathering ??= setTimeout(() => this.#schedule(), GATHER_MS);
+      return durable;
+    }
+    if (bound === 'urgent') this.#isUrgent = true;
+    this.#schedule();
+    return bound === 'urgent' ? next.durableFirst : durable;
   }
 
-  ride(changes: readonly Change[], entries: readonly Entry[]): Promise<void> {
+  ride(changes: readonly Change[], entries: readonly Entry[], of?: string): Promise<void> {
     const refusal = this.#refusalOf(0);
     if (refusal !== undefined) return Promise.reject(refusal);
     this.#riding ??= setTimeout(() => void this.commit([], []).catch(() => {}), RIDE_WITHIN_MS);
-    return this.#join(changes, entries, charsOf(entries));
+    return this.#join(changes, entries, of);
   }
 
-  #join(changes: readonly Change[], entries: readonly Entry[], chars: number): Promise<void> {
-    const next = this.#next;
-    for (const change of changes) {
-      if ('put' in change) next.changes.set(change.put, change.value);
-      else next.changes.set(change.del, undefined);
+  linger(changes: readonly Change[], entries: readonly Entry[], of: string): Promise<void> {
+    const refusal = this.#refusalOf(0);
+    if (refusal !== undefined) return Promise.reject(refusal);
+    let lingering = this.#lingering.get(of);
+    if (lingering === undefined) {
+      lingering = new Lingering(performance.now());
+      this.#lingering.set(of, lingering);
     }
-    for (const entry of entries) {
-      if (typeof entry === 'string') next.lines.push(entry);
-      else next.latest.set(entry.of, entry.row);
-    }
-    next.lineChars += chars;
-    return next.durable;
+    this.#lingerTimer ??= setTimeout(() => this.#endLingering(), LINGER_MS);
+    lingering.steps.push({ changes, entries });
+    return lingering.settler.promise;
   }
 
   flush(): Promise<void> {
+    this.#endLingering(Number.POSITIVE_INFINITY);
     return this.commit([], [], 'exempt');
+  }
+
+  #join(changes: readonly Change[], entries: readonly Entry[], of: string | undefined): Promise<void> {
+    const next = this.#next;
+    const lingering = of === undefined ? undefined : this.#lingering.get(of);
+    if (of !== undefined && lingering !== undefined) {
+      this.#lingering.delete(of);
+      next.takeIn(lingering);
+    }
+    next.join(changes, entries);
+    return next.durable;
   }
 
   assertRoom(entries: readonly string[]): void {
@@ -180,69 +188,112 @@ export class LevelState implements State {
 
   async close(): Promise<void> {
     if (this.#closed) return;
-    if (this.#trimming !== undefined || this.#riding !== undefined) await this.commit([], []).catch(() => {});
+    await this.flush().catch(() => {});
     this.#closed = true;
-    while (this.#writing !== undefined) await this.#writing;
+    while (this.#writes.length > 0) await Promise.all(this.#writes);
+    await this.#reopening;
     await this.#db.close();
   }
 
   /** Rides along with the next commit, or goes by itself after a while: sending what is in History again is harmless, an fsync is not free. */
-  #trim(through: number): Promise<void> {
-    this.#trimThrough = Math.max(this.#trimThrough, through);
+  #trim(records: readonly RecordKey[]): Promise<void> {
+    this.#trimmed.push(...records);
     this.#trimming ??= setTimeout(() => void this.commit([], []).catch(() => {}), TRIM_WITHIN_MS).unref();
     return this.#next.durable;
   }
 
-  #start(): void {
-    this.#writing ??= this.#writeAll().finally(() => {
-      this.#writing = undefined;
-      // Somebody may have come between the last look and here.
-      if (this.#next.isWanted) this.#start();
+  /** Of what has lingered for long enough, or of all. */
+  #endLingering(until = performance.now() - LINGER_MS): void {
+    clearTimeout(this.#lingerTimer);
+    this.#lingerTimer = undefined;
+    for (const [of, lingering] of this.#lingering) {
+      // The oldest come first.
+      if (lingering.since > until) {
+        this.#lingerTimer = setTimeout(() => this.#endLingering(), lingering.since - until);
+        break;
+      }
+      this.#lingering.delete(of);
+      this.#next.takeIn(lingering);
+      this.#next.isWanted = true;
+    }
+    if (this.#next.isWanted) this.#schedule();
+  }
+
+  /** LevelDB may be given another batch. */
+  get #hasRoom(): boolean {
+    return this.#writes.length < (this.#isUrgent ? WRITES_MAX : 1) && this.#reopening === undefined;
+  }
+
+  /** What is urgent goes when the code that runs now is done, all else when everything that has arrived was looked at, so that one batch has it. */
+  #schedule(): void {
+    if (!this.#hasRoom) return;
+    if (this.#isUrgent) return queueMicrotask(() => this.#takeUp());
+    if (this.#isDue) return;
+    this.#isDue = true;
+    setImmediate(() => {
+      this.#isDue = false;
+      this.#takeUp();
     });
   }
 
-  async #writeAll(): Promise<void> {
-    await new Promise(setImmediate);
-    let written: Batch | undefined;
-    while (this.#next.isWanted) {
-      // The disk has its next work before those who waited for the last go on.
-      const writing = this.#write();
-      written?.resolve();
-      written = await writing;
-    }
-    written?.resolve();
+  #takeUp(): void {
+    if (this.#next.isWanted && this.#hasRoom) this.#write();
   }
 
-  /** Answers the batch, to be resolved, unless it could not be written. */
-  async #write(): Promise<Batch | undefined> {
+  /** Hands the next batch to LevelDB. */
+  #write(): void {
     const batch = this.#next;
-    const trimThrough = this.#trimThrough;
-    this.#next = emptyBatch();
+    this.#next = new CommitBatch();
+    this.#isUrgent = false;
     clearTimeout(this.#trimming);
     clearTimeout(this.#riding);
+    clearTimeout(this.#gathering);
     this.#trimming = undefined;
     this.#riding = undefined;
+    this.#gathering = undefined;
+    this.#writes.push(this.#written(batch, this.#writes.at(-1)));
+  }
+
+  /** Writes the batch, and answers it once that `before` it is answered. */
+  async #written(batch: CommitBatch, before: Promise<void> | undefined): Promise<void> {
+    const trimmed = this.#trimmed;
+    this.#trimmed = [];
+    let applied = (): void => {};
+    let failure: unknown;
     try {
-      for (const row of batch.latest.values()) batch.lines.push(row());
-      const lines = batch.lines.length === 0 ? '' : `${batch.lines.join('\n')}\n`;
-      const { changes, applied } = await this.#journal.changesFor(lines, trimThrough, this.#clock.now());
-      await this.#apply([batch.changes, changes]);
-      applied();
-      return batch;
+      const records = this.#journal.changesFor(batch.text(), trimmed, this.#clock.now());
+      applied = records.applied;
+      await this.#apply([batch.changes, records.changes]);
     } catch (error) {
-      this.#failure = unavailable(error);
-      batch.reject(this.#failure);
-      // What came while this was being written is refused as well, rather than kept for who knows how long.
-      const waiting = this.#next;
-      this.#next = emptyBatch();
-      waiting.reject(this.#failure);
-      await this.#reopen();
-      return undefined;
+      failure = error;
     }
+    await before;
+    void this.#writes.shift();
+    // What went to the disk after something that did not is not to be relied on.
+    if (failure !== undefined || this.#failure !== undefined) return this.#fail(batch, failure);
+    applied();
+    // The disk has its next work before those who waited for this go on.
+    this.#takeUp();
+    batch.resolve();
+  }
+
+  #fail(batch: CommitBatch, error: unknown): void {
+    this.#failure ??= unavailable(error);
+    // What came while this was being written is refused as well, rather than kept for who knows how long.
+    this.#endLingering(Number.POSITIVE_INFINITY);
+    const waiting = this.#next;
+    this.#next = new CommitBatch();
+    batch.reject(this.#failure);
+    waiting.reject(this.#failure);
+    if (this.#writes.length > 0) return;
+    this.#reopening = this.#reopen().finally(() => {
+      this.#reopening = undefined;
+      if (this.#next.isWanted) this.#schedule();
+    });
   }
 
   /** Chained, because an array of operations costs several times as much on its way to LevelDB. */
-  async #apply(all: readonly Batch['changes'][]): Promise<void> {
+  async #apply(all: readonly CommitBatch['changes'][]): Promise<void> {
     if (all.every(({ size }) => size === 0)) return;
     const batch = this.#db.batch();
     for (const changes of all) {
@@ -283,13 +334,6 @@ export class LevelState implements State {
       }
     }
   }
-}
-
-/** Of rows that are made only when they are written nothing is known yet: they are of steps, which the bound does not hold up. */
-function charsOf(entries: readonly Entry[]): number {
-  let chars = 0;
-  for (const entry of entries) if (typeof entry === 'string') chars += entry.length + 1;
-  return chars;
 }
 
 function unavailable(error: unknown): DownlinkError {
