@@ -64,7 +64,10 @@ export class SecureHttp {
       },
       (request, response) => {
         this.#boundTimeOf(request);
-        route(request, response);
+        // Outside of nghttp2's callbacks, in which ending a stream or a session damages memory (nodejs/node#38964), and after the resets that came with it.
+        setImmediate(() => {
+          if (!request.stream.destroyed) route(request, response);
+        });
       },
     );
     this.#http2.on('session', (session) => this.#follow(session));
