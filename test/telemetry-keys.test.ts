@@ -1,4 +1,7 @@
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { join } from 'node:path';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
+import { LevelState } from '../broker/store/level/level-state.ts';
+import { TelemetryKeys } from '../broker/telemetry/telemetry-keys.ts';
 import { expectProblem } from './api-support.ts';
 import { LiveServer } from './live-server.ts';
 
@@ -11,7 +14,10 @@ beforeEach(async () => {
   token = await server.createDevice('meter');
 });
 
-afterEach(() => server.close());
+afterEach(async () => {
+  vi.restoreAllMocks();
+  await server.close();
+});
 
 type Answer = { status: number; body: { accepted?: number }; headers: Headers };
 
@@ -89,4 +95,30 @@ test('a device that is deleted and registered anew begins anew', async () => {
   await server.request('DELETE', '/v1/devices/meter');
   token = await server.createDevice('meter');
   expect(isReplay(await telemetry('k', { level: 1 }))).toBe(false);
+});
+
+test('a device and its keys are deleted in one turn: a crash leaves both or neither', async () => {
+  await telemetry('k', { level: 1 });
+  let isDown = false;
+  // oxlint-disable-next-line typescript/unbound-method -- it is called with its own.
+  const commit = LevelState.prototype.commit;
+  vi.spyOn(LevelState.prototype, 'commit').mockImplementation(function (this: LevelState, changes, ...more) {
+    if (isDown) return Promise.reject(new Error('down'));
+    if (changes.some((change) => 'del' in change && change.del === 'device/meter')) setImmediate(() => (isDown = true));
+    return commit.call(this, changes, ...more);
+  });
+  await server.request('DELETE', '/v1/devices/meter');
+  expect(isDown).toBe(true);
+  vi.restoreAllMocks();
+  await server.restart();
+  token = await server.createDevice('meter');
+  expect(isReplay(await telemetry('k', { level: 1 }))).toBe(false);
+});
+
+test('what is known of a device stays in memory from loading to looking, however many others come', async () => {
+  const state = await LevelState.open({ folder: join(server.dataDir, 'other'), journalBytesMax: 1e6, clock: { now: () => 0 } });
+  const keys = new TelemetryKeys(state, 2);
+  for (const id of ['a', 'b', 'a', 'c']) await keys.load(id);
+  expect(keys.look('a', 'k', [], 0)).toMatchObject({ isRepeat: false });
+  await state.close();
 });

@@ -59,10 +59,12 @@ export class DeviceSync {
   async take(device: Device, message: SyncMessage, idempotencyKey?: string): Promise<SyncTaken> {
     const { samples, since } = message;
     const words = wordsOf(message);
-    const key = message.samples.length === 0 ? undefined : idempotencyKey;
-    if (key !== undefined) await this.#keys.load(device.id);
-    let found = await this.#find(device.id, words);
-    while (!this.#isCurrent(found)) found = await this.#find(device.id, words);
+    const key = samples.length === 0 ? undefined : idempotencyKey;
+    let found: ReadonlyMap<string, Command>;
+    do {
+      found = await this.#find(device.id, words);
+      if (key !== undefined) await this.#keys.load(device.id);
+    } while (!this.#isCurrent(found));
 
     // From here to the end of the turn nothing waits.
     if (since !== undefined) this.#pull.checkCursor(device, since, 'since');

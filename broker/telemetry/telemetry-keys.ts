@@ -8,9 +8,8 @@ import { valueAt } from '../store/values.ts';
  * The Idempotency-Keys under which devices sent telemetry: a message that comes again under its key, since its answer was lost, is stored once. The last few
  * of each device are kept, durable with the readings they came with. Devices that use none cost nothing.
  */
-export const TELEMETRY_KEYS_KEPT = 16;
+const KEYS_KEPT = 16;
 const PREFIX = 'telemetry-keys/';
-/** Devices whose keys are in memory as well. */
 const DEVICES_MAX = 10_000;
 
 type Kept = { readonly key: string; readonly samples: string; readonly count: number };
@@ -27,19 +26,23 @@ export type UnderKey =
 
 export class TelemetryKeys {
   readonly #state: State;
+  readonly #devicesMax: number;
+  /** In the order of use. */
   readonly #devices = new Map<string, Known[]>();
 
-  constructor(state: State) {
+  /** `devicesMax`: devices whose keys are in memory as well. */
+  constructor(state: State, devicesMax = DEVICES_MAX) {
     this.#state = state;
+    this.#devicesMax = devicesMax;
   }
 
-  /** To be awaited before `look`: what is known of the device is then in memory until the end of the turn. */
+  /** To be awaited right before `look`: what is known of the device is then in memory until the end of the turn. */
   async load(deviceId: string): Promise<void> {
-    if (this.#devices.has(deviceId)) return;
+    const known = this.#devices.get(deviceId);
+    if (known !== undefined) return this.#keep(deviceId, known);
     const kept = (await valueAt<Kept[]>(this.#state, PREFIX + deviceId)) ?? [];
     if (this.#devices.has(deviceId)) return;
-    this.#forgetOldest();
-    this.#devices.set(
+    this.#keep(
       deviceId,
       kept.map((one) => ({ ...one, durable: Promise.resolve() })),
     );
@@ -58,7 +61,7 @@ export class TelemetryKeys {
         at: 'Idempotency-Key',
       });
     }
-    const others = known.slice(1 - TELEMETRY_KEYS_KEPT);
+    const others = known.slice(1 - KEYS_KEPT);
     const kept: Kept[] = [...others.map(keptOf), { key, samples: digest, count }];
     return {
       isRepeat: false,
@@ -67,16 +70,14 @@ export class TelemetryKeys {
     };
   }
 
-  /** The device is no more. */
+  /** The device is no more. To be called in the turn that deletes it: another of its id is not to find its keys, also after a crash. */
   async forget(deviceId: string): Promise<void> {
-    this.#devices.delete(deviceId);
     await this.#state.commit([{ del: PREFIX + deviceId }], [], 'exempt');
+    this.#devices.delete(deviceId);
   }
 
   async #take(deviceId: string, known: Known[], durable: Promise<number>): Promise<number> {
-    // The order is that of use.
-    this.#devices.delete(deviceId);
-    this.#devices.set(deviceId, known);
+    this.#keep(deviceId, known);
     try {
       return await durable;
     } catch (error) {
@@ -86,9 +87,11 @@ export class TelemetryKeys {
     }
   }
 
-  #forgetOldest(): void {
+  #keep(deviceId: string, known: Known[]): void {
+    this.#devices.delete(deviceId);
     const [oldest] = this.#devices.keys();
-    if (this.#devices.size >= DEVICES_MAX && oldest !== undefined) this.#devices.delete(oldest);
+    if (this.#devices.size >= this.#devicesMax && oldest !== undefined) this.#devices.delete(oldest);
+    this.#devices.set(deviceId, known);
   }
 }
 

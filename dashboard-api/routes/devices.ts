@@ -222,10 +222,10 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
     async (request, reply) => {
       const { id } = registry.get(request.params.id);
       await cancelAllOf(ledger, id);
-      await registry.delete(id, auditedAs(parts, request, 'device.delete'));
+      await Promise.all([registry.delete(id, auditedAs(parts, request, 'device.delete')), parts.telemetryKeys.forget(id)]);
       // One may have been issued while the others were being cancelled.
       await cancelAllOf(ledger, id);
-      await Promise.all([presence.forget(id), parts.rejects.forget(id), parts.telemetryKeys.forget(id)]);
+      await Promise.all([presence.forget(id), parts.rejects.forget(id)]);
       parts.latest.forget(id);
       parts.ingest.forget(id);
       return reply.code(204).send();
