@@ -51,7 +51,7 @@ export const BOUNDS = {
     byDefault: 60,
     lowest: 1,
     highest: 86_400,
-    text: 'How long that wait may grow, from 1 s, twice as long each time. (What it refuses counts as `wrong_credentials`.)',
+    text: 'How long that wait may grow, from 1 s, twice as long each time; one that would be longer counts. (What it refuses counts as `wrong_credentials`.)',
   },
   connect_seconds: {
     variable: 'DOWNLINK_CONNECT_SECONDS_MAX',

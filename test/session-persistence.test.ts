@@ -233,4 +233,19 @@ describe('a bound', () => {
     expect((await server.restart()).ids().toSorted()).toEqual(['online', 'two']);
     expect(server.dropped).toEqual(['sessionsMax', 'sessionUnseenMsMax']);
   });
+
+  test('of absence counts from when a session was connected last, also where the server did not live to see it go', async () => {
+    const server = await Restartable.start({ sessionUnseenMsMax: 7 * DAY_MS });
+    await server.store.keep('connected');
+    clock.advance(30 * DAY_MS);
+    await server.store.sweep(() => true);
+    await server.store.keep('another');
+    const store = await server.restart();
+    clock.advance(6 * DAY_MS);
+    await store.sweep(() => false);
+    expect(store.has('connected')).toBe(true);
+    clock.advance(2 * DAY_MS);
+    await store.sweep(() => false);
+    expect(store.has('connected')).toBe(false);
+  });
 });

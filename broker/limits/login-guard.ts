@@ -70,7 +70,9 @@ export class LoginGuard {
     if (now - watched.pausedUntil > FORGIVEN_AFTER_PAUSES * longestMs) watched.pauses = 0;
     // As soon as there is no room for a whole one more: those counted have begun to be forgotten.
     if (watched.wrong <= perMinute - 1) return 0;
-    watched.pausedUntil = now + Math.min(longestMs, SECOND_MS * 2 ** watched.pauses);
+    const pauseMs = SECOND_MS * 2 ** watched.pauses;
+    watched.pausedUntil = now + Math.min(longestMs, pauseMs);
+    if (pauseMs > longestMs) this.#events.reached('login_pause', { address: ip });
     watched.pauses += 1;
     watched.wrong = perMinute * (1 - SHARE_AFTER_PAUSE);
     watched.countedAt = watched.pausedUntil;

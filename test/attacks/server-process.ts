@@ -1,6 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
 import type { Config } from '../../broker/config.ts';
 import type { Server } from '../../server.ts';
 
@@ -10,7 +11,11 @@ const START_MS_MAX = 60_000;
 const MIB = 1024 ** 2;
 /** Answers each message with the memory in use, once what is garbage is gone. */
 const PROBE =
-  'data:text/javascript,process.on("message",()=>{gc();gc();process.send(process.memoryUsage())});process.channel.unref()';
+  'data:text/javascript,process.on("message",(m)=>{if(m==="memory"){gc();gc();process.send(process.memoryUsage())}});process.channel.unref()';
+/** For a server whose time is moved. */
+export const MOVED_CLOCK = {
+  NODE_OPTIONS: `--import ${pathToFileURL(join(import.meta.dirname, '../../dist/test/servers/moved-clock.js')).href}`,
+};
 
 export class ServerProcess {
   readonly #env: Readonly<Record<string, string>>;
@@ -39,6 +44,15 @@ export class ServerProcess {
     child.send('memory');
     const [{ heapUsed, arrayBuffers, rss }] = await answer;
     return { heap: (heapUsed + arrayBuffers) / MIB, resident: rss / MIB };
+  }
+
+  /** Moves its clocks on, where it was made with MOVED_CLOCK; what it does by the hour has begun when this resolves. */
+  async advance(ms: number): Promise<void> {
+    const child = this.#child;
+    if (child === undefined || !this.isRunning) throw new Error(`the server is gone: ${this.printed.slice(-2_000)}`);
+    const moved = once(child, 'message');
+    child.send({ advanceMs: ms });
+    await moved;
   }
 
   /** What `LiveServer.start` takes in place of `startServer`. */

@@ -27,6 +27,8 @@ type Broker = { readonly id: string };
 type KeptSession = { readonly id: string; readonly seenAt: number; readonly subscriptions: readonly Subscribed[] };
 
 const PREFIX = 'mqtt/session/';
+/** Of the time after which a session is forgotten: so old may be what is written of one that is connected. */
+const SEEN_ANEW_AFTER = 0.1;
 
 export class SessionStore {
   readonly retained: RetainedMessages;
@@ -116,13 +118,18 @@ export class SessionStore {
     await (session ?? queue ?? inbound);
   }
 
-  /** Forgets sessions that nobody came back to; `isOnline` ones stay. */
+  /** Forgets sessions that nobody came back to; `isOnline` ones are seen: after a crash their absence counts from here, not from when they came. */
   async sweep(isOnline: (clientId: string) => boolean): Promise<void> {
-    const before = this.#clock.now() - this.bounds.sessionUnseenMsMax;
+    const now = this.#clock.now();
+    const before = now - this.bounds.sessionUnseenMsMax;
+    const notLately = now - this.bounds.sessionUnseenMsMax * SEEN_ANEW_AFTER;
     for (const [id, seenAt] of this.#sessions) {
-      if (seenAt >= before || isOnline(id)) continue;
-      this.#onReached('sessionUnseenMsMax', id);
-      await this.forget(id);
+      if (isOnline(id)) {
+        if (seenAt < notLately) this.seen(id);
+      } else if (seenAt < before) {
+        this.#onReached('sessionUnseenMsMax', id);
+        await this.forget(id);
+      }
     }
   }
 
