@@ -23,6 +23,18 @@ export function placeOf(list: ListName, cursor: string | undefined, form: RegExp
   return place;
 }
 
+/** A page of `found`, which was asked for one more than `limit`: what is shown, and the cursor where there is more, behind the last one's `place`. */
+export function pageOf<T>(
+  list: ListName,
+  found: readonly T[],
+  limit: number,
+  place: (last: T) => string,
+): { readonly shown: readonly T[]; readonly next: { readonly cursor?: string } } {
+  const shown = found.slice(0, limit);
+  const last = shown.at(-1);
+  return { shown, next: found.length > limit && last !== undefined ? { cursor: cursorOf(list, place(last)) } : {} };
+}
+
 /** The next page's place in nanoseconds. */
 export function nsPlaceOf(list: ListName, cursor: string | undefined): bigint | undefined {
   const place = placeOf(list, cursor, /^\d{1,19}$/);

@@ -1,6 +1,7 @@
 import type { FastifyDynamicSwaggerOptions } from '@fastify/swagger';
 import { Type, type Static, type TSchema } from 'typebox';
 import { ERROR_CODES, type ErrorCode } from '../devices/error-codes.ts';
+import { PAGE_DEFAULT, PAGE_MAX } from './cursor.ts';
 import { PROBLEM_TYPE, STATUS_OF } from './problem.ts';
 
 /** What the OpenAPI document says beside the routes' own schemas, and the pieces that routes build theirs from. */
@@ -144,6 +145,9 @@ export const timeSchema = Type.String({ format: 'date-time', examples: ['2026-01
 export function limitParameter(most: number, standard: number) {
   return Type.Optional(Type.Integer({ minimum: 1, maximum: most, default: standard, description: 'How many at most' }));
 }
+
+/** Of a list whose pages are of the usual size. */
+export const pageParameters = { limit: limitParameter(PAGE_MAX, PAGE_DEFAULT), cursor: cursorParameter };
 
 /** RFC 3339 or epoch milliseconds. */
 export function timeParameter(description: string) {

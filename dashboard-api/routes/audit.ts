@@ -3,18 +3,8 @@ import { ACTOR_KINDS, AUDIT_ACTIONS, AUDIT_KEPT_DAYS, type AuditEntry } from '..
 import type { JsonValue } from '../../devices/json.ts';
 import type { Api, ApiParts } from '../api-parts.ts';
 import { operatorAuth } from '../auth-operator.ts';
-import { cursorOf, PAGE_DEFAULT, PAGE_MAX, placeOf } from '../cursor.ts';
-import {
-  BY_OPERATOR,
-  cursorField,
-  cursorParameter,
-  guardedProblems,
-  limitParameter,
-  refTo,
-  TAGS,
-  timeParameter,
-  timeSchema,
-} from '../openapi.ts';
+import { cursorOf, PAGE_DEFAULT, placeOf } from '../cursor.ts';
+import { BY_OPERATOR, cursorField, guardedProblems, pageParameters, refTo, TAGS, timeParameter, timeSchema } from '../openapi.ts';
 import { msOf, rfc3339 } from '../times.ts';
 
 /** The audit log: who did what. For admins alone. */
@@ -72,8 +62,7 @@ export function auditRoutes(app: Api, parts: ApiParts): void {
             ),
             from: timeParameter('At or after'),
             to: timeParameter('Before'),
-            limit: limitParameter(PAGE_MAX, PAGE_DEFAULT),
-            cursor: cursorParameter,
+            ...pageParameters,
           },
           { additionalProperties: false },
         ),

@@ -12,14 +12,13 @@ import type { Api, ApiParts } from '../api-parts.ts';
 import { auditedAs } from '../audited.ts';
 import { operatorAuth, operatorOf } from '../auth-operator.ts';
 import { commandSchema, commandViewNow, conditionSchema } from '../command-view.ts';
-import { cursorOf, nsPlaceOf, PAGE_DEFAULT, PAGE_MAX } from '../cursor.ts';
+import { cursorOf, nsPlaceOf, PAGE_DEFAULT } from '../cursor.ts';
 import {
   BY_OPERATOR,
   cursorField,
-  cursorParameter,
   guardedProblems,
   JSON_BODY_PROBLEMS,
-  limitParameter,
+  pageParameters,
   refTo,
   TAGS,
   timeParameter,
@@ -192,8 +191,7 @@ export function commandsRoutes(app: Api, parts: ApiParts, stopping: AbortSignal)
             state: Type.Optional(stateParameter),
             from: timeParameter('Issued at or after'),
             to: timeParameter('Issued before'),
-            limit: limitParameter(PAGE_MAX, PAGE_DEFAULT),
-            cursor: cursorParameter,
+            ...pageParameters,
           },
           { additionalProperties: false },
         ),

@@ -13,15 +13,14 @@ import { PRESENCE_STATES, type PresenceState } from '../../devices/presence.ts';
 import type { Api, ApiParts } from '../api-parts.ts';
 import { auditedAs } from '../audited.ts';
 import { operatorAuth } from '../auth-operator.ts';
-import { cursorOf, PAGE_DEFAULT, PAGE_MAX, placeOf } from '../cursor.ts';
+import { cursorOf, PAGE_DEFAULT, placeOf } from '../cursor.ts';
 import { deviceSchema, deviceView } from '../device-view.ts';
 import {
   BY_OPERATOR,
   cursorField,
-  cursorParameter,
   guardedProblems,
   JSON_BODY_PROBLEMS,
-  limitParameter,
+  pageParameters,
   noContent,
   refTo,
   TAGS,
@@ -134,8 +133,7 @@ export function devicesRoutes(app: Api, parts: ApiParts): void {
                 description: `Of ${PRESENCE_STATES.join(', ')}; repeated or with commas between, any may match`,
               }),
             ),
-            limit: limitParameter(PAGE_MAX, PAGE_DEFAULT),
-            cursor: cursorParameter,
+            ...pageParameters,
           },
           { additionalProperties: false },
         ),

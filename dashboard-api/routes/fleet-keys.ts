@@ -4,15 +4,14 @@ import { deviceLimitsSchema, labelsSchema, wakeScheduleSchema } from '../../devi
 import type { Api, ApiParts } from '../api-parts.ts';
 import { auditedAs } from '../audited.ts';
 import { operatorAuth } from '../auth-operator.ts';
-import { cursorOf, PAGE_DEFAULT, PAGE_MAX, placeOf } from '../cursor.ts';
+import { PAGE_DEFAULT, pageOf, placeOf } from '../cursor.ts';
 import { expiresAtSchema, expiresInSecondsSchema, expiryOf } from '../expiry.ts';
 import {
   BY_OPERATOR,
   cursorField,
-  cursorParameter,
   guardedProblems,
   JSON_BODY_PROBLEMS,
-  limitParameter,
+  pageParameters,
   noContent,
   refTo,
   TAGS,
@@ -107,10 +106,7 @@ export function fleetKeysRoutes(app: Api, parts: ApiParts): void {
         operationId: 'listFleetKeys',
         summary: 'List fleet keys',
         description: 'Role: admin.',
-        querystring: Type.Object(
-          { limit: limitParameter(PAGE_MAX, PAGE_DEFAULT), cursor: cursorParameter },
-          { additionalProperties: false },
-        ),
+        querystring: Type.Object(pageParameters, { additionalProperties: false }),
         response: {
           200: Type.Object({ fleetKeys: Type.Array(refTo(fleetKeySchema)), cursor: cursorField }, { description: 'A page' }),
           ...guardedProblems('invalid_cursor'),
@@ -120,12 +116,8 @@ export function fleetKeysRoutes(app: Api, parts: ApiParts): void {
     (request) => {
       const { limit = PAGE_DEFAULT, cursor } = request.query;
       const found = fleetKeys.list({ limit: limit + 1, after: placeOf('fleet-keys', cursor, /^[a-z0-9-]{1,64}$/) });
-      const shown = found.slice(0, limit);
-      const last = shown.at(-1);
-      return {
-        fleetKeys: shown.map(fleetKeyView),
-        ...(found.length > limit && last !== undefined && { cursor: cursorOf('fleet-keys', last.id) }),
-      };
+      const { shown, next } = pageOf('fleet-keys', found, limit, ({ id }) => id);
+      return { fleetKeys: shown.map(fleetKeyView), ...next };
     },
   );
 

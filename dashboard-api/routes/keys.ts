@@ -4,15 +4,14 @@ import { ROLES, type OperatorKey } from '../../broker/registry/operator-keys.ts'
 import type { Api, ApiParts } from '../api-parts.ts';
 import { auditedAs } from '../audited.ts';
 import { operatorAuth } from '../auth-operator.ts';
-import { cursorOf, PAGE_DEFAULT, PAGE_MAX, placeOf } from '../cursor.ts';
+import { PAGE_DEFAULT, pageOf, placeOf } from '../cursor.ts';
 import { expiresAtSchema, expiresInSecondsSchema, expiryOf } from '../expiry.ts';
 import {
   BY_OPERATOR,
   cursorField,
-  cursorParameter,
   guardedProblems,
   JSON_BODY_PROBLEMS,
-  limitParameter,
+  pageParameters,
   noContent,
   refTo,
   TAGS,
@@ -133,10 +132,7 @@ export function keysRoutes(app: Api, parts: ApiParts): void {
         operationId: 'listKeys',
         summary: 'List keys',
         description: 'Role: admin. Expired ones are listed until they are revoked.',
-        querystring: Type.Object(
-          { limit: limitParameter(PAGE_MAX, PAGE_DEFAULT), cursor: cursorParameter },
-          { additionalProperties: false },
-        ),
+        querystring: Type.Object(pageParameters, { additionalProperties: false }),
         response: {
           200: Type.Object({ keys: Type.Array(refTo(keySchema)), cursor: cursorField }, { description: 'A page' }),
           ...guardedProblems('invalid_cursor'),
@@ -146,12 +142,8 @@ export function keysRoutes(app: Api, parts: ApiParts): void {
     (request) => {
       const { limit = PAGE_DEFAULT, cursor } = request.query;
       const found = keys.list({ limit: limit + 1, after: placeOf('keys', cursor, /^[a-z0-9-]{1,64}$/) });
-      const shown = found.slice(0, limit);
-      const last = shown.at(-1);
-      return {
-        keys: shown.map(keyView),
-        ...(found.length > limit && last !== undefined && { cursor: cursorOf('keys', last.id) }),
-      };
+      const { shown, next } = pageOf('keys', found, limit, ({ id }) => id);
+      return { keys: shown.map(keyView), ...next };
     },
   );
 

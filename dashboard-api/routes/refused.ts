@@ -3,8 +3,8 @@ import { deviceIdSchema } from '../../devices/device.ts';
 import { ERROR_CODES } from '../../devices/error-codes.ts';
 import type { Api, ApiParts } from '../api-parts.ts';
 import { operatorAuth } from '../auth-operator.ts';
-import { cursorOf, PAGE_DEFAULT, PAGE_MAX, placeOf } from '../cursor.ts';
-import { BY_OPERATOR, cursorField, cursorParameter, guardedProblems, limitParameter, TAGS, timeSchema } from '../openapi.ts';
+import { PAGE_DEFAULT, pageOf, placeOf } from '../cursor.ts';
+import { BY_OPERATOR, cursorField, guardedProblems, pageParameters, TAGS, timeSchema } from '../openapi.ts';
 import { rfc3339 } from '../times.ts';
 
 /** Operators' routes for what was refused: devices' messages, and rows that History did not take. */
@@ -64,10 +64,7 @@ export function refusedRoutes(app: Api, parts: ApiParts): void {
         summary: 'Rows that History refused by themselves',
         description:
           'Role: viewer. The newest ten thousand are kept, newest first. Such as text in a field that InfluxDB knows as a number.',
-        querystring: Type.Object(
-          { limit: limitParameter(PAGE_MAX, PAGE_DEFAULT), cursor: cursorParameter },
-          { additionalProperties: false },
-        ),
+        querystring: Type.Object(pageParameters, { additionalProperties: false }),
         response: {
           200: Type.Object({ rows: Type.Array(quarantinedSchema), cursor: cursorField }, { description: 'A page' }),
           ...guardedProblems('invalid_cursor'),
@@ -78,12 +75,8 @@ export function refusedRoutes(app: Api, parts: ApiParts): void {
       const { limit = PAGE_DEFAULT, cursor } = request.query;
       const place = placeOf('quarantine', cursor, /^\d{1,12}$/);
       const found = await parts.quarantine.list({ limit: limit + 1, before: place === undefined ? undefined : Number(place) });
-      const rows = found.slice(0, limit);
-      const last = rows.at(-1);
-      return {
-        rows: rows.map(({ at, line, reason }) => ({ time: rfc3339(at), line, reason })),
-        ...(found.length > limit && last !== undefined && { cursor: cursorOf('quarantine', String(last.n)) }),
-      };
+      const { shown, next } = pageOf('quarantine', found, limit, ({ n }) => String(n));
+      return { rows: shown.map(({ at, line, reason }) => ({ time: rfc3339(at), line, reason })), ...next };
     },
   );
 }
