@@ -64,6 +64,7 @@ import { TlsFileError } from './broker/tls/tls-material.ts';
 import { TlsPorts } from './broker/tls/tls-ports.ts';
 import { CLOSE_MS_MAX, createApp } from './dashboard-api/app.ts';
 import { SECURE_PROTOCOLS, SecureHttp } from './dashboard-api/secure-http.ts';
+import { UnreadAnswers } from './dashboard-api/unread-answers.ts';
 import { TimeMark } from './broker/time-mark.ts';
 import { HOUR_MS, type Clock } from './devices/clock.ts';
 import { uuidV7Source } from './devices/uuid-v7.ts';
@@ -151,7 +152,9 @@ async function wire(
 
   const mark = await TimeMark.load(state);
   const newId = uuidV7Source(mark.clockFrom(clock));
-  const received = new ReceivedMessages(state);
+  const received = new ReceivedMessages(state, config.bounds.received_messages, (deviceId, error) =>
+    connections.refusedMessage('received_messages', deviceId, error),
+  );
   await received.load();
   const digests = await SecretDigests.open(state);
   const keys = new OperatorKeys(state, digests, clock, newId, limits);
@@ -220,7 +223,7 @@ async function wire(
   shipper.start();
   gate.start();
 
-  const messages = new DeviceMessages(registry, ingest, ledger, rejects, metrics);
+  const messages = new DeviceMessages(state, registry, ingest, ledger, rejects, metrics);
   const room = new JournalRoom(state.journal);
   const onReached: OnReached = (bound, client) => limits.reached(BOUND_OF[bound], { client });
   const sessions = new SessionStore({ state, clock, bounds: sessionBoundsOf(config.bounds), onReached });
@@ -280,7 +283,10 @@ async function wire(
     version: VERSION,
   });
   limits.gate.guard(app.server);
-  const secureHttp = new SecureHttp(app, limits);
+  const unread = new UnreadAnswers(limits);
+  closers.push(() => unread.close());
+  unread.followServer(app.server);
+  const secureHttp = new SecureHttp(app, limits, unread);
   closers.push(() => Promise.all([app.close(), secureHttp.close(CLOSE_MS_MAX)]));
   const webSocket = new MqttWebSocket(
     [app.server, secureHttp.http1],

@@ -5,19 +5,24 @@ import type { CommandLedger } from './command-ledger.ts';
 
 /** Reporting and cancelling: the two ways in which somebody's word ends a command. Both resolve once the new state is durable. */
 
-/** Throws `unknown_command` (also for another device's command), `command_finished`, `storage_unavailable`. */
+/**
+ * `onStep` is called with the promise of its durability in the turn in which it is taken, so that what it commits is of the same batch.
+ * Throws `unknown_command` (also for another device's command), `command_finished`, `storage_unavailable`.
+ */
 export async function reportCommand(
   ledger: CommandLedger,
   deviceId: string,
   commandId: string,
   report: Report,
   transport: Transport,
+  onStep: (durable: Promise<void>) => void = () => {},
 ): Promise<Command> {
   const found = await ledger.find(commandId);
   if (found === undefined || found.deviceId !== deviceId) {
     throw new DownlinkError('unknown_command', `${deviceId} has no command with the id ${commandId.slice(0, 64)}`);
   }
   const { command, durable } = ledger.step(found, { type: 'report', report, transport });
+  onStep(durable);
   await durable;
   return command;
 }

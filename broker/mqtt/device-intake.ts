@@ -2,14 +2,15 @@ import type { PublishPacket } from 'aedes';
 import type { DownlinkError } from '../../devices/downlink-error.ts';
 import type { Metrics } from '../metrics.ts';
 import type { Change } from '../store/state.ts';
-import type { DeviceMessages, Taken } from './device-messages.ts';
+import type { Along, DeviceMessages, Taken } from './device-messages.ts';
 import type { DevicePersistence } from './device-persistence.ts';
 import type { DeviceSession } from './device-session.ts';
 import type { JournalRoom } from './journal-room.ts';
 import type { Programs } from './programs.ts';
+import type { RoutedMessage } from './message-router.ts';
 import type { ReceivedMessages } from './received-messages.ts';
 
-/** A device's PUBLISH on its way to durability: once, even if it comes again, and when the journal has room; then to the programs that follow it. */
+/** A device's PUBLISH on its way to durability: once, even if it comes again, and when the journal has room; with it, what programs that follow it are to have. */
 type IntakeParts = {
   readonly messages: DeviceMessages;
   readonly received: ReceivedMessages;
@@ -17,6 +18,8 @@ type IntakeParts = {
   readonly programs: Programs;
   readonly metrics: Metrics;
 };
+
+const NO_CHANGES: readonly Change[] = [];
 
 type Tell = (session: DeviceSession, topic: string, error: DownlinkError) => void;
 
@@ -43,14 +46,19 @@ export class DeviceIntake {
     // [MQTT-4.3.3-2]: a QoS 2 message seen before its PUBREL is the same message.
     if (qos === 2 && (await this.#isRepeat(session, packet))) return null;
     const body = typeof payload === 'string' ? Buffer.from(payload) : payload;
+    const message: RoutedMessage & { readonly payload: Buffer } = { topic, payload: body, qos, retain: false };
+    let followed: Promise<Error | null> | null = null;
+    const onCommit = (durable: Promise<unknown>): void => {
+      followed = this.#parts.programs.follow(message, durable);
+    };
     const taken =
       qos === 2 && messageId !== undefined
         ? await this.#parts.received.once(session.deviceId, { messageId, dup, topic, payload: body }, (changes) =>
-            this.#takeWithRoom(session, topic, body, qos, changes),
+            this.#takeWithRoom(session, message, { changes, onCommit }),
           )
-        : await this.#takeWithRoom(session, topic, body, qos);
+        : await this.#takeWithRoom(session, message, { changes: NO_CHANGES, onCommit });
     if (taken === 'repeat') return null;
-    if (taken.outcome === 'taken') return this.#parts.programs.follow({ topic, payload: body, qos, retain: false });
+    if (taken.outcome === 'taken') return followed;
     this.#tell(session, topic, taken.error);
     if (taken.outcome === 'refused') return null;
     if (qos > 0) return taken.error;
@@ -60,14 +68,12 @@ export class DeviceIntake {
 
   async #takeWithRoom(
     session: DeviceSession,
-    topic: string,
-    body: Buffer,
-    qos: number,
-    changes?: readonly Change[],
+    { topic, payload, qos }: RoutedMessage & { readonly payload: Buffer },
+    along: Along,
   ): Promise<Taken> {
     const { messages } = this.#parts;
     for (;;) {
-      const taken = await messages.take(session.deviceId, topic, body, changes);
+      const taken = await messages.take(session.deviceId, topic, payload, along);
       if (taken.outcome !== 'not_now' || taken.error.code !== 'journal_full' || qos === 0) return taken;
       if (!(await this.#hasRoom(session, topic, taken.error))) return taken;
     }

@@ -8,7 +8,7 @@ import type { CommandLedger } from '../commands/command-ledger.ts';
 import { reportCommand } from '../commands/report-command.ts';
 import type { Metrics } from '../metrics.ts';
 import type { DeviceRegistry } from '../registry/device-registry.ts';
-import type { Change } from '../store/state.ts';
+import type { Change, State } from '../store/state.ts';
 import type { Ingest } from '../telemetry/ingest.ts';
 import type { Rejects } from '../telemetry/rejects.ts';
 
@@ -21,11 +21,18 @@ export type Taken =
   | { readonly outcome: 'refused'; readonly error: DownlinkError }
   | { readonly outcome: 'not_now'; readonly error: DownlinkError };
 
+/** What is to be there after a crash if the message is, and not if it is not. */
+export type Along = {
+  readonly changes: readonly Change[];
+  /** Called in the turn in which the message is committed, with the promise of its durability: what it commits is of the same batch. */
+  readonly onCommit: (durable: Promise<unknown>) => void;
+};
+
 const NOT_NOW = new Set(['journal_full', 'storage_unavailable', 'shutting_down', 'internal']);
-const NO_CHANGES: readonly Change[] = [];
 const TAKEN: Taken = { outcome: 'taken' };
 
 export class DeviceMessages {
+  readonly #state: State;
   readonly #registry: DeviceRegistry;
   readonly #ingest: Ingest;
   readonly #ledger: CommandLedger;
@@ -37,7 +44,8 @@ export class DeviceMessages {
   /** Readings that become durable with one promise. */
   #together: { readonly durable: Promise<void>; readings: number } | undefined;
 
-  constructor(registry: DeviceRegistry, ingest: Ingest, ledger: CommandLedger, rejects: Rejects, metrics: Metrics) {
+  constructor(state: State, registry: DeviceRegistry, ingest: Ingest, ledger: CommandLedger, rejects: Rejects, metrics: Metrics) {
+    this.#state = state;
     this.#registry = registry;
     this.#ingest = ingest;
     this.#ledger = ledger;
@@ -48,10 +56,9 @@ export class DeviceMessages {
     this.#readings = metrics.readings.labels('mqtt');
   }
 
-  /** `changes` are committed together with telemetry; a report that comes again is harmless. */
-  take(deviceId: string, topic: string, payload: Buffer, changes: readonly Change[] = NO_CHANGES): Promise<Taken> {
+  take(deviceId: string, topic: string, payload: Buffer, along: Along): Promise<Taken> {
     try {
-      return this.#takeAs(parseUpTopic(deviceId, topic), deviceId, payload, changes).then(
+      return this.#takeAs(parseUpTopic(deviceId, topic), deviceId, payload, along).then(
         () => TAKEN,
         (thrown: unknown) => this.#refuse(deviceId, topic, payload, thrown),
       );
@@ -88,7 +95,7 @@ export class DeviceMessages {
     return durable;
   }
 
-  #takeAs(up: UpTopic, deviceId: string, payload: Buffer, changes: readonly Change[]): Promise<unknown> {
+  #takeAs(up: UpTopic, deviceId: string, payload: Buffer, along: Along): Promise<unknown> {
     if (payload.length > MESSAGE_BYTES_MAX) {
       throw new DownlinkError(
         'body_too_large',
@@ -97,9 +104,9 @@ export class DeviceMessages {
     }
     switch (up.kind) {
       case 'telemetry':
-        return this.#takeTelemetry(this.#registry.get(deviceId), payload, changes);
+        return this.#takeTelemetry(this.#registry.get(deviceId), payload, along);
       case 'report':
-        return this.#takeReport(deviceId, up.commandId, payload);
+        return this.#takeReport(deviceId, up.commandId, payload, along);
       case 'foreign':
         throw new DownlinkError('foreign_topic', `${deviceId} may publish below devices/${deviceId}/ alone`);
       case 'unknown':
@@ -107,16 +114,22 @@ export class DeviceMessages {
     }
   }
 
-  #takeTelemetry(device: Device, payload: Buffer, changes: readonly Change[]): Promise<void> {
+  #takeTelemetry(device: Device, payload: Buffer, { changes, onCommit }: Along): Promise<void> {
     const samples = parseTelemetry(parseJson(payload));
     this.#telemetryMessages.inc();
-    return this.#ingest.take(device, samples, changes).then((count) => this.#readings.inc(count));
+    const commit = this.#ingest.prepare(device, samples, 0);
+    const taken = commit(changes);
+    onCommit(taken);
+    return taken.then((count) => this.#readings.inc(count));
   }
 
-  #takeReport(deviceId: string, commandId: string, payload: Buffer): Promise<unknown> {
+  #takeReport(deviceId: string, commandId: string, payload: Buffer, { changes, onCommit }: Along): Promise<unknown> {
     const report = parseReport(parseJson(payload));
     this.#reportMessages.inc();
-    return reportCommand(this.#ledger, deviceId, commandId, report, 'mqtt');
+    return reportCommand(this.#ledger, deviceId, commandId, report, 'mqtt', (durable) => {
+      if (changes.length > 0) this.#state.commit(changes, [], 'exempt').catch(() => {});
+      onCommit(durable);
+    });
   }
 
   async #refuse(deviceId: string, topic: string, payload: Buffer, thrown: unknown): Promise<Taken> {

@@ -17,13 +17,19 @@ export type RoutedMessage = {
 /** A QoS 2 message that is yet to be released, noted in the same commit. */
 export type Received = { readonly clientId: string; readonly messageId: number };
 
+export type RouteOptions = {
+  readonly received?: Received;
+  /** Committed in this turn as well: nothing goes out before it is durable, and nothing is kept when it is not. */
+  readonly along?: Promise<unknown> | undefined;
+};
+
 type Sessions = {
   online(clientId: string): ProgramSession | undefined;
   /** Of a program that is away; undefined when its key is gone. */
   rightsOf(clientId: string): TopicRights | undefined;
 };
 
-type Taken = { readonly deliveries: (() => void)[]; readonly durables: Promise<void>[]; readonly undo: (() => void)[] };
+type Taken = { readonly deliveries: (() => void)[]; readonly durables: Promise<unknown>[]; readonly undo: (() => void)[] };
 
 export class MessageRouter {
   readonly #store: SessionStore;
@@ -38,8 +44,9 @@ export class MessageRouter {
   }
 
   /** Resolves when what is to be kept of the message is durable; rejects when it is not, and then nothing of it is left. */
-  async route(message: RoutedMessage, received?: Received): Promise<void> {
+  async route(message: RoutedMessage, { received, along }: RouteOptions = {}): Promise<void> {
     const taken = this.#take(message, received);
+    if (along !== undefined) taken.durables.push(along);
     if (taken.durables.length === 0 && this.#underWay === 0) {
       for (const deliver of taken.deliveries) deliver();
       return;

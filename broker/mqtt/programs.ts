@@ -16,8 +16,6 @@ import type { Subscribed } from './sessions/subscriptions.ts';
  * id, so that neither a device nor another key ever meets its session.
  */
 
-/** QoS 2 messages of a program that it has not released. */
-const RECEIVED_MAX = 1_000;
 const CLIENT_ID_CHARS_MAX = 128;
 const SEPARATOR = '/';
 
@@ -136,9 +134,10 @@ export class Programs {
     if (qos < 2 || messageId === undefined) await this.router.route(message);
     else if (this.store.inbound.find(session.id, messageId) !== undefined)
       await this.store.inbound.settled(session.id, messageId);
-    else if (this.store.inbound.count(session.id) >= RECEIVED_MAX)
-      return new Error(`${RECEIVED_MAX} messages await their PUBREL`);
-    else await this.router.route(message, { clientId: session.id, messageId });
+    else if (this.store.inbound.count(session.id) >= this.store.bounds.receivedMessagesMax) {
+      this.#onReached('receivedMessagesMax', session.id);
+      return new Error(`${this.store.bounds.receivedMessagesMax} messages await their PUBREL`);
+    } else await this.router.route(message, { received: { clientId: session.id, messageId } });
     return null;
   }
 
@@ -189,10 +188,10 @@ export class Programs {
     }
   }
 
-  /** Takes what a device or the server published to who follows it; null when that is done. */
-  async follow(message: RoutedMessage): Promise<Error | null> {
+  /** Takes what a device or the server published to who follows it, once what it is committed `along` with is durable; null when that is done. */
+  async follow(message: RoutedMessage, along?: Promise<unknown>): Promise<Error | null> {
     if (!this.isFollowed(message.topic)) return null;
-    return this.router.route(message).then(
+    return this.router.route(message, { along }).then(
       () => null,
       (error: Error) => error,
     );
