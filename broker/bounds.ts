@@ -279,6 +279,13 @@ export const BOUNDS = {
     highest: 65_535,
     text: 'Messages of QoS 1 and 2 that wait for one program, in flight or while it is away; the oldest that was not sent makes room.',
   },
+  received_messages: {
+    variable: 'DOWNLINK_RECEIVED_MESSAGES_PER_CLIENT_MAX',
+    byDefault: 5_000,
+    lowest: 1,
+    highest: 65_535,
+    text: 'Messages of QoS 2 of one MQTT client that it has sent and not released; one more closes the connection.',
+  },
   queued_bytes: {
     variable: 'DOWNLINK_QUEUED_BYTES_MAX',
     byDefault: 64 * MIB,

@@ -16,6 +16,7 @@ const BOUNDS = {
   DOWNLINK_BACKLOG_BYTES_MAX: '16384',
   DOWNLINK_BODY_BYTES_MAX: '65536',
   DOWNLINK_IN_FLIGHT_PER_CLIENT_MAX: '2',
+  DOWNLINK_RECEIVED_MESSAGES_PER_CLIENT_MAX: '3',
   DOWNLINK_HTTP_IDLE_SECONDS_MAX: '2',
   DOWNLINK_STREAM_BACKLOG_BYTES_MAX: '16384',
   DOWNLINK_DEVICE_STREAMS_MAX: '2',
@@ -161,6 +162,58 @@ test('in_flight: a program that does not acknowledge gets so many, the rest as i
   reader.vanish();
   writer.vanish();
 });
+
+test.each(['device', 'program'])(
+  'received_messages: a %s that releases no more QoS 2 is cut with one too many, over its next connection as well, and goes on as it releases',
+  async (kind) => {
+    const isDevice = kind === 'device';
+    const login = isDevice ? { id: 'hoarder', key: await server.createDevice('hoarder') } : await createKey(server);
+    const topic = isDevice ? 'devices/hoarder/telemetry' : 'work';
+    const clientId = 'hoarder';
+    const connection = () => connectRaw(server, login, { clientId, clean: false });
+    const before = await reached('received_messages');
+    const publish = (messageId: number, dup = false): Packet => {
+      return { cmd: 'publish', topic, payload: `{"n":${messageId}}`, qos: 2, messageId, dup, retain: false };
+    };
+    const first = await connection();
+    first.send(publish(1), publish(2), publish(3));
+    expect(await first.take(3)).toMatchObject([1, 2, 3].map((messageId) => ({ cmd: 'pubrec', messageId })));
+    // What comes again is not one more.
+    first.send(publish(2, true));
+    expect(await first.next()).toMatchObject({ cmd: 'pubrec', messageId: 2 });
+    expect(await reached('received_messages')).toBe(before);
+    first.send(publish(4));
+    await first.closed;
+    const client = isDevice ? clientId : `${login.id}/${clientId}`;
+    const log = logged('received_messages', { client }).then((event) => ({ event }));
+    // The log has one a second.
+    let cuts = 1;
+    const fiftyMs = () => new Promise<undefined>((resolve) => setTimeout(resolve, 50, undefined));
+    let line = await Promise.race([log, fiftyMs()]);
+    for (; line === undefined; cuts += 1) {
+      const next = await connection();
+      next.send(publish(4));
+      await next.closed;
+      line = await Promise.race([log, fiftyMs()]);
+    }
+    expect(line.event).toMatchObject({ level: INFO });
+    expect(await reached('received_messages')).toBe(before + cuts);
+    const last = await connection();
+    last.send({ cmd: 'pubrel', messageId: 1 });
+    expect(await last.next()).toMatchObject({ cmd: 'pubcomp', messageId: 1 });
+    last.send(publish(4));
+    expect(await last.next()).toMatchObject({ cmd: 'pubrec', messageId: 4 });
+    await last.disconnect();
+    if (!isDevice) return;
+    const { body } = await server.request<{ rejects: object[] }>('GET', '/v1/devices/hoarder/rejects');
+    expect(body.rejects).toMatchObject([{ code: 'rate_limited', message: expect.stringContaining('PUBREL') }]);
+    // A new session owes nothing.
+    const anew = await connectRaw(server, login, { clientId });
+    anew.send(publish(5), publish(6), publish(7));
+    expect(await anew.take(3)).toMatchObject([5, 6, 7].map((messageId) => ({ cmd: 'pubrec', messageId })));
+    anew.vanish();
+  },
+);
 
 test('backlog_bytes: of what a program does not read, what is too much is not sent to it, and each of that counts', async () => {
   const key = await createKey(server);

@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream';
 import type { Client, ConnectPacket } from 'aedes';
 import { SECOND_MS } from '../../devices/clock.ts';
 import type { DownlinkError } from '../../devices/downlink-error.ts';
-import type { Bounds } from '../bounds.ts';
+import type { BoundName, Bounds } from '../bounds.ts';
 import type { Limits } from '../limits/limits.ts';
 import type { Metrics } from '../metrics.ts';
 import type { RefusedLogins } from '../refused-logins.ts';
@@ -126,6 +126,12 @@ export class Connections {
   dropped(deviceId: string): null {
     this.#limits.reached('backlog_bytes', { client: deviceId });
     return null;
+  }
+
+  /** A device's message is not taken, which ends its connection. */
+  refusedMessage(bound: BoundName, deviceId: string, error: DownlinkError): void {
+    this.#limits.reached(bound, { client: deviceId });
+    if (this.#limits.mayTell(deviceId)) this.#keep(deviceId, error);
   }
 
   close(): void {

@@ -16,6 +16,7 @@ type PacketId = { readonly messageId?: number | undefined };
 export type DevicePersistence = {
   /** Rejects when the QoS 2 message is not one that waits for its PUBREL. */
   incomingGetPacket(client: object, packet: PacketId & { cmd?: string }): Promise<object>;
+  incomingStorePacket(client: object, packet: PacketId): Promise<void>;
   addSubscriptions(client: { readonly id: string }, subscriptions: readonly { readonly topic: string }[]): Promise<void>;
 };
 
@@ -26,6 +27,7 @@ const memoryPersistence = memory as unknown as () => DevicePersistence;
 export function devicePersistence(onPuback: Puback, onPubrel: Pubrel): DevicePersistence {
   const inMemory = memoryPersistence();
   const incomingGetPacket = inMemory.incomingGetPacket.bind(inMemory);
+  const incomingStorePacket = inMemory.incomingStorePacket.bind(inMemory);
   const addSubscriptions = inMemory.addSubscriptions.bind(inMemory);
   return Object.assign(inMemory, {
     // aedes hands over those that were refused as well.
@@ -39,6 +41,8 @@ export function devicePersistence(onPuback: Puback, onPubrel: Pubrel): DevicePer
       if (packet.cmd === 'pubrel' && packet.messageId !== undefined) await onPubrel(client, packet.messageId);
       return incomingGetPacket(client, packet);
     },
+    // That it came is all that matters until it is released; what it said is taken.
+    incomingStorePacket: (client: object, { messageId }: PacketId) => incomingStorePacket(client, { messageId }),
     // Nothing is queued for anybody, so nobody need be looked up.
     subscriptionsByTopic: async () => [],
     outgoingEnqueue: async () => {},

@@ -84,6 +84,8 @@ export class MqttServer {
       drainTimeout: DRAIN_TIMEOUT_MS,
       connectTimeout: CONNECT_TIMEOUT_MS,
       maxClientsIdLength: CLIENT_ID_CHARS_MAX,
+      // What was received is bounded by client, not by connection.
+      maxInflightInbound: 0,
       maxTopicLevels: parts.connections.bounds.topic_levels,
       preConnect: (client, packet, done) => this.#preConnect(client, packet, done),
       authenticate: (client, username, password, done) => this.#authenticate(client, username, password, done),

@@ -1,4 +1,5 @@
 import { createHash } from 'node:crypto';
+import { DownlinkError } from '../../devices/downlink-error.ts';
 import type { Change, State } from '../store/state.ts';
 import type { Taken } from './device-messages.ts';
 
@@ -15,24 +16,32 @@ export type ReceivedMessage = {
   readonly payload: Buffer;
 };
 
+type OnRefused = (deviceId: string, error: DownlinkError) => void;
 type UnderWay = { readonly digest: string; readonly isTaken: Promise<boolean> };
 
 export class ReceivedMessages {
   readonly #state: State;
   /** By device, since one that begins anew forgets its own: the digest of each key. */
   readonly #taken = new Map<string, Map<string, string>>();
-  readonly #underWay = new Map<string, UnderWay>();
+  /** By device as well, and key. */
+  readonly #underWay = new Map<string, Map<string, UnderWay>>();
+  readonly #unreleasedMax: number;
+  readonly #onRefused: OnRefused;
 
-  constructor(state: State) {
+  /** `unreleasedMax`: of one device. */
+  constructor(state: State, unreleasedMax: number, onRefused: OnRefused) {
     this.#state = state;
+    this.#unreleasedMax = unreleasedMax;
+    this.#onRefused = onRefused;
   }
 
   async load(): Promise<void> {
-    for await (const [key, digest] of this.#state.scan(PREFIX)) this.#keep(deviceOf(key), key, digest);
+    for await (const [key, digest] of this.#state.scan(PREFIX)) keep(this.#taken, deviceOf(key), key, digest);
   }
 
   /**
-   * Calls `take` with what it has to commit together with the message's content, unless the message was taken before: `repeat` then.
+   * Calls `take` with what it has to commit together with the message's content, unless the message was taken before: `repeat` then. Beyond the bound it
+   * is `not_now`.
    */
   async once(
     deviceId: string,
@@ -42,16 +51,24 @@ export class ReceivedMessages {
     const key = keyOf(deviceId, message.messageId);
     const digest = digestOf(message);
     if (message.dup) {
-      const underWay = this.#underWay.get(key);
+      const underWay = this.#underWay.get(deviceId)?.get(key);
       if (underWay?.digest === digest && (await underWay.isTaken)) return 'repeat';
       if (this.#taken.get(deviceId)?.get(key) === digest) return 'repeat';
     }
+    if (!this.#hasRoom(deviceId, key)) {
+      const error = new DownlinkError(
+        'rate_limited',
+        `${this.#unreleasedMax} messages with QoS 2 await their PUBREL: the connection is closed`,
+      );
+      this.#onRefused(deviceId, error);
+      return { outcome: 'not_now', error };
+    }
     const taking = take([{ put: key, value: digest }]);
     const mine: UnderWay = { digest, isTaken: taking.then(({ outcome }) => outcome === 'taken') };
-    this.#underWay.set(key, mine);
+    keep(this.#underWay, deviceId, key, mine);
     const taken = await taking;
-    if (this.#underWay.get(key) === mine) this.#underWay.delete(key);
-    if (taken.outcome === 'taken') this.#keep(deviceId, key, digest);
+    if (this.#underWay.get(deviceId)?.get(key) === mine) drop(this.#underWay, deviceId, key);
+    if (taken.outcome === 'taken') keep(this.#taken, deviceId, key, digest);
     return taken;
   }
 
@@ -60,9 +77,7 @@ export class ReceivedMessages {
     const key = keyOf(deviceId, messageId);
     if (this.#taken.get(deviceId)?.has(key) !== true) return;
     await this.#state.commit([{ del: key }], []);
-    const left = this.#taken.get(deviceId);
-    left?.delete(key);
-    if (left?.size === 0) this.#taken.delete(deviceId);
+    drop(this.#taken, deviceId, key);
   }
 
   /** The device begins a new session: what it sends from now on is new. */
@@ -76,11 +91,23 @@ export class ReceivedMessages {
     );
   }
 
-  #keep(deviceId: string, key: string, digest: string): void {
-    const taken = this.#taken.get(deviceId);
-    if (taken === undefined) this.#taken.set(deviceId, new Map([[key, digest]]));
-    else taken.set(key, digest);
+  #hasRoom(deviceId: string, key: string): boolean {
+    const [taken, underWay] = [this.#taken.get(deviceId), this.#underWay.get(deviceId)];
+    if (taken?.has(key) === true || underWay?.has(key) === true) return true;
+    return (taken?.size ?? 0) + (underWay?.size ?? 0) < this.#unreleasedMax;
   }
+}
+
+function keep<T>(byDevice: Map<string, Map<string, T>>, deviceId: string, key: string, value: T): void {
+  const own = byDevice.get(deviceId);
+  if (own === undefined) byDevice.set(deviceId, new Map([[key, value]]));
+  else own.set(key, value);
+}
+
+function drop<T>(byDevice: Map<string, Map<string, T>>, deviceId: string, key: string): void {
+  const own = byDevice.get(deviceId);
+  own?.delete(key);
+  if (own?.size === 0) byDevice.delete(deviceId);
 }
 
 /** A device id has no slash. */

@@ -13,6 +13,8 @@ export type SessionBounds = {
   readonly inFlightMax: number;
   /** What waits in the socket of a program that does not read: QoS 0 beyond it is dropped, the rest waits in the queue. */
   readonly backlogBytesMax: number;
+  /** Messages of QoS 2 that one program has not released; one more ends its connection. */
+  readonly receivedMessagesMax: number;
   /** Messages of QoS 1 and 2 that wait for one program; the oldest that was not sent yet makes room for the newest. */
   readonly queuedMessagesMax: number;
   /** Their octets, all programs together; a program drops its own oldest, or the new one where it has no other. */
@@ -30,6 +32,7 @@ export const BOUND_OF: Readonly<Record<keyof SessionBounds, BoundName>> = {
   subscriptionsMax: 'subscriptions',
   inFlightMax: 'in_flight',
   backlogBytesMax: 'backlog_bytes',
+  receivedMessagesMax: 'received_messages',
   queuedMessagesMax: 'queued_messages',
   queuedBytesMax: 'queued_bytes',
   retainedMessagesMax: 'retained_messages',
@@ -43,6 +46,7 @@ export function sessionBoundsOf(bounds: Bounds): SessionBounds {
     subscriptionsMax: bounds.subscriptions,
     inFlightMax: bounds.in_flight,
     backlogBytesMax: bounds.backlog_bytes,
+    receivedMessagesMax: bounds.received_messages,
     queuedMessagesMax: bounds.queued_messages,
     queuedBytesMax: bounds.queued_bytes,
     retainedMessagesMax: bounds.retained_messages,
