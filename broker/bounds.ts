@@ -272,19 +272,19 @@ export const BOUNDS = {
     level: 'debug',
     text: 'Messages of QoS 1 and 2 that one program has not acknowledged; the rest waits in its queue, and counts as one each time that it begins to. (Everyday, so its line in the log is of level `debug`. A device has eight commands.)',
   },
-  queued_messages: {
-    variable: 'DOWNLINK_QUEUED_MESSAGES_PER_CLIENT_MAX',
-    byDefault: 1_000,
-    lowest: 1,
-    highest: 65_535,
-    text: 'Messages of QoS 1 and 2 that wait for one program, in flight or while it is away; the oldest that was not sent makes room.',
-  },
   received_messages: {
     variable: 'DOWNLINK_RECEIVED_MESSAGES_PER_CLIENT_MAX',
     byDefault: 5_000,
     lowest: 1,
     highest: 65_535,
     text: 'Messages of QoS 2 of one MQTT client that it has sent and not released; one more closes the connection.',
+  },
+  queued_messages: {
+    variable: 'DOWNLINK_QUEUED_MESSAGES_PER_CLIENT_MAX',
+    byDefault: 1_000,
+    lowest: 1,
+    highest: 65_535,
+    text: 'Messages of QoS 1 and 2 that wait for one program, in flight or while it is away; the oldest that was not sent makes room.',
   },
   queued_bytes: {
     variable: 'DOWNLINK_QUEUED_BYTES_MAX',
