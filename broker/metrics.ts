@@ -69,12 +69,6 @@ export class Metrics {
   readonly polls = new Tallies(this.registry, 'downlink_polls_total', 'Polls of devices by the status of their answer', [
     'status',
   ]);
-  readonly pollsNotParked = new Counter({
-    name: 'downlink_polls_not_parked_total',
-    help: 'Long polls that were answered at once, by the bound that was reached',
-    labelNames: ['bound'] as const,
-    registers: [this.registry],
-  });
   readonly quarantined = new Counter({
     name: 'downlink_quarantined_rows_total',
     help: 'Rows that History refused by themselves',

@@ -27,7 +27,7 @@ export type PollQuery = {
 
 type PollStatus = '200' | '204' | '304';
 
-export type PollParts = Pick<ApiParts, 'pull' | 'parkedPolls' | 'presence' | 'registry' | 'metrics' | 'limits' | 'clock'> & {
+type PollParts = Pick<ApiParts, 'pull' | 'parkedPolls' | 'presence' | 'registry' | 'limits' | 'clock'> & {
   /** Counts of answers. */
   readonly polls: Readonly<Record<PollStatus, { inc(): void }>>;
   readonly turnEnd: TurnEnd;
@@ -93,7 +93,7 @@ export class DevicePoll implements ParkedPoll {
   }
 
   #decide(): void {
-    const { pull, parkedPolls, presence, metrics, limits, clock } = this.#parts;
+    const { pull, parkedPolls, presence, limits, clock } = this.#parts;
     if (hasGone(this.#reply)) return;
     if (!this.#isNotModified() && this.#lease()) return;
     const waitSeconds = this.#query.wait ?? 0;
@@ -102,7 +102,6 @@ export class DevicePoll implements ParkedPoll {
     if (refusal === undefined) {
       goingOf(this.#reply).once('close', this.#onClose);
     } else {
-      metrics.pollsNotParked.inc({ bound: refusal });
       if (refusal !== 'stopping') limits.reached(BOUND_OF[refusal], { device: this.deviceId });
       // As if it had been parked: coming back sooner would find the same.
       const seconds = Math.max(pull.sleep(this.#device, false).untilSeconds, waitSeconds, REFUSED_SECONDS_MIN);

@@ -127,7 +127,7 @@ describe('a long poll', () => {
     await parked(DEFAULT_BOUNDS.parked_polls_per_device);
     const answer = await pull('?wait=60');
     expect([answer.status, answer.headers.get('retry-after')]).toEqual([204, '60']);
-    expect(await metric('downlink_polls_not_parked_total{bound="device"}')).toBe(1);
+    expect(await metric('downlink_bound_reached_total{bound="parked_polls_per_device"}')).toBe(1);
     clock.advance(60_000);
     expect((await Promise.all(polls)).map(({ status }) => status)).toEqual([204, 204, 204, 204]);
   });
