@@ -1,5 +1,6 @@
 import { connect, type Socket } from 'node:net';
 import { generate, parser, type IConnectPacket, type Packet } from 'mqtt-packet';
+import { ReceivedPackets } from './received-packets.ts';
 import type { LiveServer } from './live-server.ts';
 
 /** An MQTT client that says just the octets that a test gives it, and hears packets one by one. */
@@ -22,33 +23,25 @@ export async function createKey(server: LiveServer, mqtt: Rights = ALL): Promise
 type Answer = { readonly cmd: 'puback' | 'pubrec' | 'pubrel' | 'pubcomp'; readonly messageId: number | undefined };
 
 export class RawClient {
-  readonly closed: Promise<void>;
   readonly #socket: Socket;
-  readonly #packets: Packet[] = [];
-  #isClosed = false;
-  #arrived: () => void = () => {};
+  readonly #received: ReceivedPackets;
 
   constructor(port: number) {
     const socket = connect({ port, host: '127.0.0.1', noDelay: true });
     this.#socket = socket;
+    this.#received = new ReceivedPackets(socket);
     const incoming = parser();
-    incoming.on('packet', (packet: Packet) => {
-      this.#packets.push(packet);
-      this.#arrived();
-    });
+    incoming.on('packet', this.#received.add);
     socket.on('data', (chunk: Buffer) => incoming.parse(chunk));
     socket.on('error', () => {});
-    this.closed = new Promise((resolve) =>
-      socket.once('close', () => {
-        this.#isClosed = true;
-        this.#arrived();
-        resolve();
-      }),
-    );
   }
 
   send(...packets: (Packet | Answer | Buffer)[]): void {
     this.#socket.write(Buffer.concat(packets.map((packet) => (Buffer.isBuffer(packet) ? packet : generate(packet as Packet)))));
+  }
+
+  get closed(): Promise<void> {
+    return this.#received.closed;
   }
 
   /** The next packet. Throws when the connection ends without one. */
@@ -59,14 +52,8 @@ export class RawClient {
   }
 
   /** Undefined when the connection ends first. */
-  async nextOrEnd(): Promise<Packet | undefined> {
-    for (;;) {
-      const packet = this.#packets.shift();
-      if (packet !== undefined || this.#isClosed) return packet;
-      await new Promise<void>((resolve) => {
-        this.#arrived = resolve;
-      });
-    }
+  nextOrEnd(): Promise<Packet | undefined> {
+    return this.#received.next();
   }
 
   /** The next `count` packets. */
@@ -97,7 +84,7 @@ export class RawClient {
   }
 
   get pending(): number {
-    return this.#packets.length;
+    return this.#received.pending;
   }
 
   /** Goes away without a word. */

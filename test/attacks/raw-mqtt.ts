@@ -1,31 +1,20 @@
 import { connect, type Socket } from 'node:net';
 import { generate, parser, type IConnectPacket, type IPublishPacket, type Packet } from 'mqtt-packet';
+import { ReceivedPackets } from '../received-packets.ts';
 
 /** A client that says just the octets it is given, well-formed or not, and takes down what comes back. */
 export class RawMqtt {
   readonly socket: Socket;
-  readonly closed: Promise<void>;
-  readonly #packets: Packet[] = [];
-  #arrived: () => void = () => {};
-  #isClosed = false;
+  readonly #received: ReceivedPackets;
 
   constructor(socket: Socket) {
     this.socket = socket;
+    this.#received = new ReceivedPackets(socket);
     const incoming = parser();
-    incoming.on('packet', (packet: Packet) => {
-      this.#packets.push(packet);
-      this.#arrived();
-    });
+    incoming.on('packet', this.#received.add);
     incoming.on('error', () => socket.destroy());
     socket.on('data', (chunk: Buffer) => incoming.parse(chunk));
     socket.on('error', () => {});
-    this.closed = new Promise((resolve) =>
-      socket.once('close', () => {
-        this.#isClosed = true;
-        this.#arrived();
-        resolve();
-      }),
-    );
   }
 
   /** Connected over TCP, nothing said yet. */
@@ -48,35 +37,28 @@ export class RawMqtt {
     return client;
   }
 
+  get closed(): Promise<void> {
+    return this.#received.closed;
+  }
+
   get isClosed(): boolean {
-    return this.#isClosed;
+    return this.#received.isClosed;
   }
 
   /** False when it has to wait for the server to read. */
   send(octets: Buffer): boolean {
-    return !this.#isClosed && this.socket.write(octets);
+    return !this.isClosed && this.socket.write(octets);
   }
 
   /** The next packet; undefined when the server closes first. */
-  async next(): Promise<Packet | undefined> {
-    for (;;) {
-      const packet = this.#packets.shift();
-      if (packet !== undefined || this.#isClosed) return packet;
-      await new Promise<void>((resolve) => {
-        this.#arrived = resolve;
-      });
-    }
+  next(): Promise<Packet | undefined> {
+    return this.#received.next();
   }
 
   /** All packets that came before the answer to a ping sent now, which says that all before it was dealt with; then it is closed or not. */
-  async untilPong(): Promise<Packet[]> {
+  untilPong(): Promise<Packet[]> {
     this.send(PINGREQ);
-    const packets: Packet[] = [];
-    for (;;) {
-      const packet = await this.next();
-      if (packet === undefined || packet.cmd === 'pingresp') return packets;
-      packets.push(packet);
-    }
+    return this.#received.beforePong();
   }
 
   end(): void {

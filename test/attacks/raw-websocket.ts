@@ -1,5 +1,6 @@
 import { connect, type Socket } from 'node:net';
 import { generate, parser, type Packet } from 'mqtt-packet';
+import { ReceivedPackets } from '../received-packets.ts';
 
 /** WebSocket frames as octets (RFC 6455, 5.2), since clients refuse to send what attackers send, and what the server says to them. */
 export const OPCODE = { continuation: 0, text: 1, binary: 2, close: 8, ping: 9, pong: 10 } as const;
@@ -47,35 +48,20 @@ export function closePayload(code: number, reason = Buffer.alloc(0)): Buffer {
 /** One WebSocket, upgraded already. */
 export class RawWebSocket {
   readonly socket: Socket;
-  readonly closed: Promise<void>;
   /** Of the server's close frame, once it came. */
   closeCode: number | undefined;
   readonly pongs: Buffer[] = [];
-  readonly #packets: Packet[] = [];
-  #isClosed = false;
-  #arrived: () => void = () => {};
+  readonly #received: ReceivedPackets;
 
   private constructor(socket: Socket, early: Buffer) {
     this.socket = socket;
+    this.#received = new ReceivedPackets(socket);
     const incoming = parser();
-    incoming.on('packet', (packet: Packet) => void this.#packets.push(packet));
-    let octets = early;
-    const take = (): void => {
-      octets = this.#takeFrames(octets, incoming);
-      this.#arrived();
-    };
+    incoming.on('packet', this.#received.add);
+    let octets = this.#takeFrames(early, incoming);
     socket.on('data', (chunk: Buffer) => {
-      octets = Buffer.concat([octets, chunk]);
-      take();
+      octets = this.#takeFrames(Buffer.concat([octets, chunk]), incoming);
     });
-    this.closed = new Promise((resolve) =>
-      socket.once('close', () => {
-        this.#isClosed = true;
-        this.#arrived();
-        resolve();
-      }),
-    );
-    take();
   }
 
   /** Throws the server's answer when it is not upgraded. */
@@ -99,13 +85,17 @@ export class RawWebSocket {
     return new RawWebSocket(socket, early);
   }
 
+  get closed(): Promise<void> {
+    return this.#received.closed;
+  }
+
   get isClosed(): boolean {
-    return this.#isClosed;
+    return this.#received.isClosed;
   }
 
   /** False when it has to wait for the server to read. */
   send(...octets: Buffer[]): boolean {
-    return !this.#isClosed && this.socket.write(Buffer.concat(octets));
+    return !this.isClosed && this.socket.write(Buffer.concat(octets));
   }
 
   /** Each packet in a frame of its own. */
@@ -114,23 +104,14 @@ export class RawWebSocket {
   }
 
   /** The next MQTT packet; undefined when the connection ends first. */
-  async next(): Promise<Packet | undefined> {
-    for (;;) {
-      const packet = this.#packets.shift();
-      if (packet !== undefined || this.#isClosed) return packet;
-      await new Promise<void>((resolve) => (this.#arrived = resolve));
-    }
+  next(): Promise<Packet | undefined> {
+    return this.#received.next();
   }
 
   /** All MQTT packets that came before the answer to a ping sent now; then it is closed or not. */
-  async untilPong(): Promise<Packet[]> {
+  untilPong(): Promise<Packet[]> {
     this.say({ cmd: 'pingreq' });
-    const packets: Packet[] = [];
-    for (;;) {
-      const packet = await this.next();
-      if (packet === undefined || packet.cmd === 'pingresp') return packets;
-      packets.push(packet);
-    }
+    return this.#received.beforePong();
   }
 
   end(): void {
