@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { Plan } from './crash/device-program.ts';
+import { built } from './built.ts';
 import { LiveServer } from './live-server.ts';
 
 /** A device killed with SIGKILL at each step of a command, and started again: carried out at most once, and in the end reported rightly. */
@@ -17,9 +18,7 @@ let nth = 0;
 const children: ChildProcess[] = [];
 
 beforeAll(async () => {
-  // @ts-expect-error The scripts have no types.
-  const { prepare } = (await import('../.scripts/prepare.mjs')) as { prepare: (root: string, what: object) => Promise<void> };
-  await prepare(ROOT, { build: true });
+  await built();
   server = await LiveServer.start();
   folder = await mkdtemp(join(tmpdir(), 'downlink-crash-'));
 });

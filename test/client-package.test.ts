@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { built } from './built.ts';
 import { LiveServer } from './live-server.ts';
 
 /** The device clients as a project of somebody else gets them: the README's program, run and checked against the package's types. */
@@ -17,9 +18,7 @@ let program: string;
 let child: ChildProcess | undefined;
 
 beforeAll(async () => {
-  // @ts-expect-error The scripts have no types.
-  const { prepare } = (await import('../.scripts/prepare.mjs')) as { prepare: (root: string, what: object) => Promise<void> };
-  await prepare(ROOT, { build: true });
+  await built();
   server = await LiveServer.start();
   project = await mkdtemp(join(tmpdir(), 'downlink-project-'));
   await mkdir(join(project, 'node_modules'));

@@ -2,17 +2,14 @@ import { chmod, mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
+import { built } from './built.ts';
 import { Victim } from './torture/victim.ts';
 
 /** What the data folder lets others see, by a real server process. */
 let dataDir: string;
 let victim: Victim;
 
-beforeAll(async () => {
-  // @ts-expect-error The scripts have no types.
-  const { prepare } = (await import('../.scripts/prepare.mjs')) as { prepare: (root: string, what: object) => Promise<void> };
-  await prepare(join(import.meta.dirname, '..'), { build: true });
-});
+beforeAll(built);
 
 beforeEach(async () => {
   dataDir = await mkdtemp(join(tmpdir(), 'downlink-folder-'));

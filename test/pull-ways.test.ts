@@ -6,6 +6,7 @@ import type { DeviceClient } from '../simulators/client/device-client.ts';
 import { ExecutedCommands } from '../simulators/client/executed-commands.ts';
 import { PullClient, type PullClientOptions } from '../simulators/client/pull-client.ts';
 import { PushClient, type NotifyOptions } from '../simulators/client/push-client.ts';
+import { allOf, ClientWorkload } from './client-workload.ts';
 import { lossyFetch, newSeed, seeded } from './faulty-network.ts';
 import { LiveServer } from './live-server.ts';
 
@@ -288,30 +289,16 @@ describe('with three of ten requests and of answers lost', { timeout: 240_000 },
       const seed = newSeed();
       const lost = { requests: 0, answers: 0 };
       const device = await register({ limits: { leaseSeconds: 1 } });
-      const runs = new Map<string, number>();
       const client = pull(device.token, {
         ask,
         schedule: ask === 'long-poll' ? 'always' : { everySeconds: 0.2 },
         waitSeconds: 2,
         fetch: lossyFetch(seeded(seed), 0.3, lost),
       });
-      client.onCommand('count', ({ id }) => {
-        runs.set(id, (runs.get(id) ?? 0) + 1);
-        return id;
-      });
+      const workload = new ClientWorkload(server, client, device.id);
       await client.start();
-      const issued: string[] = [];
-      const sent: Promise<string>[] = [];
-      for (let i = 0; i < 15; i += 1) {
-        const { id } = await server.issue(device.id, { name: 'count', maxAttempts: 100 });
-        issued.push(id);
-        sent.push(client.telemetry({ level: i }));
-      }
-      const context = `seed ${seed}, ${JSON.stringify(lost)}`;
-      for (const id of issued) expect(await server.commandIn(id, 'succeeded'), context).toMatchObject({ result: id });
-      expect(new Set(await Promise.all(sent)), context).toEqual(new Set(['stored']));
-      expect([...runs.values()], context).toEqual(issued.map(() => 1));
-      expect(await count(device.id, 'level'), context).toBe(15);
+      for (let i = 0; i < 15; i += 1) await workload.add();
+      expect(await workload.outcome(), `seed ${seed}`).toEqual(allOf(15));
       expect(lost.requests + lost.answers).toBeGreaterThan(0);
     },
   );

@@ -6,6 +6,7 @@ import mqtt from 'mqtt';
 import { afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 import { jsonHttp } from '../simulators/client/json-http.ts';
 import { seededRandom } from '../simulators/models/random.ts';
+import { built } from './built.ts';
 import { Operator } from './torture/operator.ts';
 import { PushDevice } from './torture/push-device.ts';
 import { Records } from './torture/records.ts';
@@ -20,11 +21,7 @@ const DEVICES = 6;
 let dataDir: string;
 let victim: Victim;
 
-beforeAll(async () => {
-  // @ts-expect-error The scripts have no types.
-  const { prepare } = (await import('../.scripts/prepare.mjs')) as { prepare: (root: string, what: object) => Promise<void> };
-  await prepare(join(import.meta.dirname, '..'), { build: true });
-});
+beforeAll(built);
 
 beforeEach(async () => {
   dataDir = await mkdtemp(join(tmpdir(), 'downlink-stop-'));

@@ -1,6 +1,7 @@
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { ExecutedCommands } from '../simulators/client/executed-commands.ts';
 import { SseClient, type SseClientOptions } from '../simulators/client/sse-client.ts';
+import { allOf, ClientWorkload } from './client-workload.ts';
 import { lossyFetch, newSeed, seeded, TcpProxy } from './faulty-network.ts';
 import { LiveServer } from './live-server.ts';
 
@@ -133,24 +134,14 @@ describe('a client for event streams', () => {
       const seed = newSeed();
       const random = seeded(seed);
       const device = await register({ limits: { leaseSeconds: 1 } });
-      const runs = new Map<string, number>();
       const client = sse(device.token, { fetch: lossyFetch(random, 0.3) });
-      client.onCommand('count', ({ id }) => {
-        runs.set(id, (runs.get(id) ?? 0) + 1);
-        return id;
-      });
+      const workload = new ClientWorkload(server, client, device.id);
       await client.start();
-      const issued: string[] = [];
-      const sent: Promise<string>[] = [];
       for (let i = 0; i < 20; i += 1) {
-        issued.push((await server.issue(device.id, { name: 'count', maxAttempts: 100 })).id);
-        sent.push(client.telemetry({ level: i }));
+        await workload.add();
         if (random() < 0.3) http.cut();
       }
-      const context = `seed ${seed}`;
-      for (const id of issued) expect(await server.commandIn(id, 'succeeded'), context).toMatchObject({ result: id });
-      expect(new Set(await Promise.all(sent)), context).toEqual(new Set(['stored']));
-      expect([...runs.values()], context).toEqual(issued.map(() => 1));
+      expect(await workload.outcome(), `seed ${seed}`).toEqual(allOf(20));
     },
   );
 });
