@@ -8,16 +8,10 @@ import { stateFolder } from '../broker/data-folder.ts';
 import { LevelState } from '../broker/store/level/level-state.ts';
 import { expectProblem } from './api-support.ts';
 import { LiveServer } from './live-server.ts';
+import { INFLUX_AWAY } from './servers/influxd.ts';
 
 /** A one-trip wake counts whole or not at all: whatever part is bad, with the journal full, and wherever a crash cuts it off. */
 const RUNS = 40;
-const AWAY = {
-  enabled: true,
-  url: 'http://127.0.0.1:9',
-  database: 'downlink',
-  username: undefined,
-  password: undefined,
-} as const;
 
 type Message = Record<string, unknown> & { telemetry: unknown[]; reports: Record<string, unknown>[]; confirms: unknown[] };
 
@@ -157,7 +151,7 @@ describe('a crash', () => {
 
   test('leaves all of a sync or nothing of it, wherever it cuts the log', async () => {
     // With History away the journal keeps what there is to see.
-    const alone = await LiveServer.start({ influx: AWAY });
+    const alone = await LiveServer.start({ influx: INFLUX_AWAY });
     try {
       const { id, token, had, message } = await scene(alone);
       const folder = stateFolder(alone.dataDir);

@@ -8,20 +8,14 @@ import { LevelState } from '../broker/store/level/level-state.ts';
 import { Quarantine } from '../broker/store/quarantine.ts';
 import { eventually, expectProblem } from './api-support.ts';
 import { LiveServer } from './live-server.ts';
+import { INFLUX_AWAY } from './servers/influxd.ts';
 
 describe('while History is away', () => {
   let server: LiveServer;
   let token: string;
 
   beforeAll(async () => {
-    const influx = {
-      enabled: true,
-      url: 'http://127.0.0.1:9',
-      database: 'downlink',
-      username: undefined,
-      password: undefined,
-    } as const;
-    server = await LiveServer.start({ influx });
+    server = await LiveServer.start({ influx: INFLUX_AWAY });
     token = await server.createDevice('pump');
   });
 

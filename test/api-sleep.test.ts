@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { expectProblem } from './api-support.ts';
 import { ADMIN_KEY, LiveServer, TestClock } from './live-server.ts';
+import { INFLUX_AWAY } from './servers/influxd.ts';
 
 const START = Date.parse('2026-05-01T10:10:00Z');
 
@@ -109,14 +110,7 @@ describe('alerts', () => {
 
 describe('overload', () => {
   test('puts devices off while there is still room, and shows in the metrics', async () => {
-    const influx = {
-      enabled: true,
-      url: 'http://127.0.0.1:9',
-      database: 'nowhere',
-      username: undefined,
-      password: undefined,
-    } as const;
-    const busy = await LiveServer.start({ influx, journalBytesMax: 100_000 });
+    const busy = await LiveServer.start({ influx: INFLUX_AWAY, journalBytesMax: 100_000 });
     try {
       const token = await busy.createDevice('put-off');
       const pollNow = () => busy.request('GET', '/v1/device/commands', { credential: token });

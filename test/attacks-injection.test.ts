@@ -1,36 +1,25 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { historyFolder } from '../broker/data-folder.ts';
-import type { History } from '../broker/store/history.ts';
-import { InfluxHistory } from '../broker/store/influx/influx-history.ts';
-import { LevelHistory } from '../broker/store/level/level-history.ts';
+import { AttackedHistory, HISTORIES } from './attacks/attacked-history.ts';
 import { CONTROL, TEXTS } from './attacks/injected-texts.ts';
 import { connectPacket, RawMqtt, rawPublish } from './attacks/raw-mqtt.ts';
 import { AttackedServer, logLines } from './healthy-device.ts';
-import { Influxd } from './servers/influxd.ts';
 
 /** Wherever text is taken: it comes back as it was, and does nothing else. */
 type Kept = { readonly device: string; readonly command: string; readonly text: string };
 
-describe.each(['embedded', 'InfluxDB'])('with History: %s', (which) => {
-  let influxd: Influxd | undefined;
+describe.each(HISTORIES)('with History: %s', (which) => {
+  let store: AttackedHistory;
   let server: AttackedServer;
   const kept: Kept[] = [];
 
   beforeAll(async () => {
-    influxd = which === 'InfluxDB' ? await Influxd.start() : undefined;
-    const influx = influxd && {
-      enabled: true as const,
-      url: influxd.url,
-      database: 'downlink',
-      username: undefined,
-      password: undefined,
-    };
-    server = await AttackedServer.start({}, influx && { influx });
+    store = await AttackedHistory.start(which);
+    server = await AttackedServer.start({}, store.config);
   });
 
   afterAll(async () => {
     await server.close();
-    await influxd?.remove();
+    await store.remove();
   });
 
   test('text comes back unharmed from wherever it is put', { timeout: 120_000 }, async () => {
@@ -101,7 +90,7 @@ describe.each(['embedded', 'InfluxDB'])('with History: %s', (which) => {
   test('History holds what was put there, and not a row more', async () => {
     await server.live.request('GET', '/v1/devices/healthy/telemetry?metric=n');
     await server.live.stop();
-    const history = await openHistory(server, influxd);
+    const history = await store.open(server.live.dataDir);
     const all = { fromNs: 0n, toNs: 2n ** 62n, limit: 1_000 };
     for (const { device, command, text } of kept) {
       const commands = await history.commands({ ...all, deviceId: device });
@@ -117,6 +106,7 @@ describe.each(['embedded', 'InfluxDB'])('with History: %s', (which) => {
     expect(await history.readings({ ...all, deviceId: 'healthy', metric: 'planted' })).toEqual([]);
     expect((await history.commands({ ...all, deviceId: 'healthy' })).filter(({ name }) => name !== 'blink')).toEqual([]);
     await history.close();
+    const { influxd } = store;
     if (influxd === undefined) return;
     const measurements = JSON.stringify(await influxd.execute('SHOW MEASUREMENTS', 'downlink'));
     expect([...measurements.matchAll(/\["(\w+)"\]/g)].map(([, name]) => name)).toEqual([
@@ -183,9 +173,4 @@ async function putEverywhere({ live }: AttackedServer, id: string, text: string)
   const rejects = await live.request<{ rejects: unknown[] }>('GET', `/v1/devices/${id}/rejects`);
   expect(rejects.body.rejects).toHaveLength(1);
   return { device: id, command: issued.body.id, text };
-}
-
-async function openHistory(server: AttackedServer, influxd: Influxd | undefined): Promise<History> {
-  if (influxd === undefined) return LevelHistory.open(historyFolder(server.live.dataDir), () => {});
-  return InfluxHistory.open({ url: influxd.url, database: 'downlink' });
 }

@@ -1,8 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import type { InfluxConfig } from '../broker/config.ts';
 import { LiveServer, type MqttDevice } from './live-server.ts';
 import { FaultProxy, FAULTS, type Fault } from './servers/fault-proxy.ts';
-import { Influxd } from './servers/influxd.ts';
+import { influxAt, Influxd } from './servers/influxd.ts';
 import { isMissing } from './servers/server-paths.ts';
 
 /** Whole servers before an InfluxDB that fails in every way: nothing acknowledged is missing, nothing is there twice. */
@@ -20,13 +19,7 @@ describe.skipIf(isMissing('influxd'))('InfluxDB', { timeout: 120_000 }, () => {
   });
   afterAll(() => influxd.remove());
 
-  const influxAt = (url: string): Extract<InfluxConfig, { enabled: true }> => ({
-    enabled: true,
-    url,
-    database: `faults${(databases += 1)}`,
-    username: undefined,
-    password: undefined,
-  });
+  const newDatabaseAt = (url: string) => influxAt(url, `faults${(databases += 1)}`);
 
   async function count(database: string, of: string, device: string): Promise<number> {
     const answer = (await influxd.execute(`SELECT count(*) FROM ${of} WHERE device = '${device}'`, database)) as Counted;
@@ -40,7 +33,7 @@ describe.skipIf(isMissing('influxd'))('InfluxDB', { timeout: 120_000 }, () => {
   for (const fault of FAULTS) {
     test(`fault "${fault}": devices and operators go on, queries say so, and InfluxDB has all of it once when it is well`, async () => {
       const proxy = await FaultProxy.start(influxd.url);
-      const influx = influxAt(proxy.url);
+      const influx = newDatabaseAt(proxy.url);
       const server = await LiveServer.start({ influx });
       const tokens = { http: await server.createDevice('http'), mqtt: await server.createDevice('mqtt') };
       const device = await server.connect('mqtt', tokens.mqtt);
@@ -107,7 +100,7 @@ describe.skipIf(isMissing('influxd'))('InfluxDB', { timeout: 120_000 }, () => {
       acknowledged: number;
     }> {
       const proxy = await FaultProxy.start(influxd.url);
-      const influx = influxAt(proxy.url);
+      const influx = newDatabaseAt(proxy.url);
       const server = await LiveServer.start({ influx, journalBytesMax: JOURNAL_BYTES_MAX });
       const token = await server.createDevice('pump');
       const device = await server.connect('pump', token);
@@ -190,7 +183,7 @@ describe.skipIf(isMissing('influxd'))('InfluxDB', { timeout: 120_000 }, () => {
   });
 
   test('a type conflict is in quarantine with its words and counted, and everything else goes on', async () => {
-    const influx = influxAt(influxd.url);
+    const influx = newDatabaseAt(influxd.url);
     const server = await LiveServer.start({ influx });
     const [a, b] = [await server.createDevice('a'), await server.createDevice('b')];
     const send = (credential: string, values: object, n: number): Promise<unknown> =>

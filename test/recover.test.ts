@@ -8,7 +8,7 @@ import { StartError, stateFolder } from '../broker/data-folder.ts';
 import { recoveryReport } from '../broker/recover.ts';
 import { startServer, type Server } from '../server.ts';
 import { ADMIN_KEY, LiveServer } from './live-server.ts';
-import { Influxd } from './servers/influxd.ts';
+import { INFLUX_AWAY, influxAt, Influxd } from './servers/influxd.ts';
 import { isMissing } from './servers/server-paths.ts';
 
 /** A lost State folder: `--recover` builds the open commands again from History, and says what it could not. */
@@ -108,13 +108,7 @@ describe('with the embedded History', () => {
 describe.skipIf(isMissing('influxd'))('with InfluxDB', () => {
   let influxd: Influxd;
   let databases = 0;
-  const influxOf = (): InfluxConfig => ({
-    enabled: true,
-    url: influxd.url,
-    database: `recover${(databases += 1)}`,
-    username: undefined,
-    password: undefined,
-  });
+  const influxOf = (): InfluxConfig => influxAt(influxd.url, `recover${(databases += 1)}`);
   beforeAll(async () => {
     influxd = await Influxd.start();
   });
@@ -125,20 +119,13 @@ describe.skipIf(isMissing('influxd'))('with InfluxDB', () => {
   test('an InfluxDB that cannot be asked stops the start with one line', async () => {
     const live = await LiveServer.start();
     await live.stop();
-    const influx: InfluxConfig = {
-      enabled: true,
-      url: 'http://127.0.0.1:9',
-      database: 'x',
-      username: undefined,
-      password: undefined,
-    };
     const start = startServer(
       {
         host: '127.0.0.1',
         mqttPort: 0,
         httpPort: 0,
         dataDir: live.dataDir,
-        influx,
+        influx: INFLUX_AWAY,
         tls: { enabled: false },
         oidc: { enabled: false },
         adminKey: ADMIN_KEY,

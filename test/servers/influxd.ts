@@ -3,7 +3,16 @@ import { once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import type { InfluxConfig } from '../../broker/config.ts';
 import { serverPaths } from './server-paths.ts';
+
+/** The configuration of a server whose History is there, or is not. */
+export function influxAt(url: string, database = 'downlink'): Extract<InfluxConfig, { enabled: true }> {
+  return { enabled: true, url, database, username: undefined, password: undefined };
+}
+
+/** Nobody listens there. */
+export const INFLUX_AWAY = influxAt('http://127.0.0.1:9');
 
 /** A real InfluxDB 1.x of the test's own: its own folder, its own ports. */
 export class Influxd {
