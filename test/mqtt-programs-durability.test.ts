@@ -76,13 +76,39 @@ async function heardBy(client: RawClient): Promise<string[]> {
   return packets.map(({ cmd }) => cmd);
 }
 
-test('a message that comes again while it is being written gets its PUBREC once it is durable', async () => {
+/** The message is being written when it comes again, over another connection. */
+async function sentAgain(): Promise<Disk> {
   const disk = hold(isNote);
   publisher.send(message());
   await disk.reached;
   publisher = await reconnected(publisher, 'publisher');
   publisher.send(message(true));
   expect(await heardBy(publisher)).toEqual([]);
+  return disk;
+}
+
+/** The message was taken, and that it is released is being written. */
+async function releasing(): Promise<Disk> {
+  publisher.send(message());
+  expect(await publisher.next()).toMatchObject({ cmd: 'pubrec' });
+  const disk = hold(isRelease);
+  publisher.send({ cmd: 'pubrel', messageId: 7 });
+  await disk.reached;
+  return disk;
+}
+
+/** The subscriber has the message, and that it has is being written. */
+async function receiving(): Promise<Disk> {
+  publisher.send(message());
+  expect(await subscriber.next()).toMatchObject({ cmd: 'publish', messageId: 1 });
+  const disk = hold(isPubrel);
+  subscriber.send({ cmd: 'pubrec', messageId: 1 });
+  await disk.reached;
+  return disk;
+}
+
+test('a message that comes again while it is being written gets its PUBREC once it is durable', async () => {
+  const disk = await sentAgain();
   disk.letGo();
   expect(await publisher.next()).toMatchObject({ cmd: 'pubrec', messageId: 7 });
   expect(await subscriber.next()).toMatchObject({ cmd: 'publish' });
@@ -90,12 +116,7 @@ test('a message that comes again while it is being written gets its PUBREC once 
 });
 
 test('a message that comes again while it is being written, and is not, gets no PUBREC', async () => {
-  const disk = hold(isNote);
-  publisher.send(message());
-  await disk.reached;
-  publisher = await reconnected(publisher, 'publisher');
-  publisher.send(message(true));
-  expect(await heardBy(publisher)).toEqual([]);
+  const disk = await sentAgain();
   disk.letGo(new Error('refused'));
   expect(await publisher.nextOrEnd()).toBeUndefined();
   publisher = await connected('publisher');
@@ -104,11 +125,7 @@ test('a message that comes again while it is being written, and is not, gets no 
 });
 
 test('a PUBREL that comes again while the release is being written gets its PUBCOMP once it is durable', async () => {
-  publisher.send(message());
-  expect(await publisher.next()).toMatchObject({ cmd: 'pubrec' });
-  const disk = hold(isRelease);
-  publisher.send({ cmd: 'pubrel', messageId: 7 });
-  await disk.reached;
+  const disk = await releasing();
   publisher = await reconnected(publisher, 'publisher');
   publisher.send({ cmd: 'pubrel', messageId: 7 });
   expect(await heardBy(publisher)).toEqual([]);
@@ -117,11 +134,7 @@ test('a PUBREL that comes again while the release is being written gets its PUBC
 });
 
 test('a release that cannot be written ends the connection, and is made over the next one', async () => {
-  publisher.send(message());
-  expect(await publisher.next()).toMatchObject({ cmd: 'pubrec' });
-  const disk = hold(isRelease);
-  publisher.send({ cmd: 'pubrel', messageId: 7 });
-  await disk.reached;
+  const disk = await releasing();
   disk.letGo(new Error('refused'));
   expect(await publisher.nextOrEnd()).toBeUndefined();
   await server.restart();
@@ -137,11 +150,7 @@ test('a release that cannot be written ends the connection, and is made over the
 });
 
 test('PUBREL goes out once it is durable that it does, to a connection that has come meanwhile as well', async () => {
-  publisher.send(message());
-  expect(await subscriber.next()).toMatchObject({ cmd: 'publish', messageId: 1 });
-  const disk = hold(isPubrel);
-  subscriber.send({ cmd: 'pubrec', messageId: 1 });
-  await disk.reached;
+  const disk = await receiving();
   subscriber = await reconnected(subscriber, 'subscriber');
   expect(await heardBy(subscriber)).toEqual([]);
   disk.letGo();
@@ -149,11 +158,7 @@ test('PUBREL goes out once it is durable that it does, to a connection that has 
 });
 
 test('a PUBREL that cannot be written leaves the message as it was: it comes again', async () => {
-  publisher.send(message());
-  expect(await subscriber.next()).toMatchObject({ cmd: 'publish', messageId: 1 });
-  const disk = hold(isPubrel);
-  subscriber.send({ cmd: 'pubrec', messageId: 1 });
-  await disk.reached;
+  const disk = await receiving();
   disk.letGo(new Error('refused'));
   expect(await subscriber.nextOrEnd()).toBeUndefined();
   subscriber = await connected('subscriber');

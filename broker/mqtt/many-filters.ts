@@ -7,7 +7,7 @@ import type { ReadingTurns } from './reading-turns.ts';
  * A SUBSCRIBE or UNSUBSCRIBE of many filters, of which one packet may hold some hundred thousand: looked at, and handed to aedes, a piece at a turn. It is
  * answered with one SUBACK or UNSUBACK once all of it is done [MQTT-3.8.4-5], and what comes behind it waits for that.
  */
-export type Subscribing = {
+type Subscribing = {
   /** Its first octet. */
   readonly type: number;
   /** Variable header and payload. */

@@ -19,7 +19,7 @@ type Outgoing = {
   readonly done: () => void;
 };
 
-export type SessionProgramOptions = {
+type SessionProgramOptions = {
   readonly key: ProgramKey;
   readonly clientId: string;
   readonly port: () => number;
