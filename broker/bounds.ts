@@ -151,6 +151,13 @@ export const BOUNDS = {
     highest: 3_600,
     text: 'From a request’s first octet to its last; then 400, and the connection is closed.',
   },
+  answer_seconds: {
+    variable: 'DOWNLINK_ANSWER_SECONDS_MAX',
+    byDefault: 60,
+    lowest: 1,
+    highest: 3_600,
+    text: 'How long an HTTP answer, or the rest of it, may wait without any of it being read; then its connection is closed (HTTP/2: its stream is reset, and the session ended when nothing leaves it at all). Event streams have `stream_backlog_bytes`.',
+  },
   pipelined_requests: {
     variable: 'DOWNLINK_PIPELINED_REQUESTS_MAX',
     byDefault: 64,

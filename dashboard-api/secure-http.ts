@@ -12,6 +12,7 @@ import type { Bounds } from '../broker/bounds.ts';
 import type { Limits } from '../broker/limits/limits.ts';
 import { SECOND_MS } from '../devices/clock.ts';
 import type { Api } from './api-parts.ts';
+import type { UnreadAnswers } from './unread-answers.ts';
 
 /**
  * HTTP over connections on which TLS is established: HTTP/2 where the client has chosen it (ALPN `h2`), else HTTP/1.1, both into the routes of the
@@ -36,13 +37,15 @@ export class SecureHttp {
   readonly #sessions = new Set<ServerHttp2Session>();
   readonly #bounds: Bounds;
   readonly #reached: Limits['reached'];
+  readonly #unread: UnreadAnswers;
   #whenGone: (() => void) | undefined;
   #isClosing = false;
 
-  constructor(app: Api, limits: Pick<Limits, 'bounds' | 'reached'>) {
+  constructor(app: Api, limits: Pick<Limits, 'bounds' | 'reached'>, unread: UnreadAnswers) {
     const { headersTimeout, requestTimeout, keepAliveTimeout } = app.server;
     const { header_bytes: headerBytesMax } = limits.bounds;
     this.#bounds = limits.bounds;
+    this.#unread = unread;
     this.#reached = (bound, who) => limits.reached(bound, who);
     const route = (request: IncomingMessage | Http2ServerRequest, response: ServerResponse | Http2ServerResponse): void =>
       app.routing(request as IncomingMessage, response as ServerResponse);
@@ -52,6 +55,7 @@ export class SecureHttp {
     );
     this.http1.on('clientError', (error: Error, socket: Socket) => app.server.emit('clientError', error, socket));
     this.http1.on('timeout', (socket: Socket) => app.server.emit('timeout', socket));
+    unread.followServer(this.http1);
     // It never listens, but what it limits and ends connections by is set up when it begins to.
     this.http1.emit('listening');
     this.#http2 = createHttp2(
@@ -87,6 +91,7 @@ export class SecureHttp {
       this.#sockets.delete(socket);
       if (this.#sockets.size === 0) this.#whenGone?.();
     });
+    if (socket.alpnProtocol === 'h2') this.#unread.followSocket(socket);
     (socket.alpnProtocol === 'h2' ? this.#http2 : this.http1).emit('connection', socket);
   }
 
@@ -120,6 +125,7 @@ export class SecureHttp {
     let streams = 0;
     let timer = endAfter('header_seconds');
     session.on('stream', (stream) => {
+      this.#unread.followStream(stream);
       streams += 1;
       clearTimeout(timer);
       stream.once('close', () => {

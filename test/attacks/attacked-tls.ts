@@ -17,7 +17,8 @@ export class AttackedTls {
     this.#folder = folder;
   }
 
-  static async start(): Promise<AttackedTls> {
+  /** `env` sets bounds and the like. */
+  static async start(env: Readonly<Record<string, string>> = {}): Promise<AttackedTls> {
     const folder = await mkdtemp(join(tmpdir(), 'downlink-attacks-tls-'));
     const authority = await Authority.make();
     const { cert, key } = await authority.server();
@@ -25,7 +26,7 @@ export class AttackedTls {
     await writeFile(files.cert, cert);
     await writeFile(files.key, key);
     const tls = { enabled: true, files, mqttsPort: 0, httpsPort: 0, deviceAuth: 'either' } as const;
-    const server = await AttackedServer.start({ DOWNLINK_CONNECTS_PER_SECOND_MAX: '1000000' }, { tls });
+    const server = await AttackedServer.start({ DOWNLINK_CONNECTS_PER_SECOND_MAX: '1000000', ...env }, { tls });
     return new AttackedTls(server, authority.pem, folder);
   }
 
