@@ -27,6 +27,23 @@ it('locks the optional packages of every platform, since npm ci refuses a lock f
   expect(missing).toEqual([]);
 });
 
+it('runs no install script, as SECURITY.md says', () => {
+  expect(readText('.npmrc').split('\n')).toContain('ignore-scripts=true');
+});
+
+it('has the versions that SECURITY.md calls pinned', () => {
+  const rows = [...readText('SECURITY.md').matchAll(/^\| `([^`]+)`.*\| ([\d., ]+) \|$/gm)];
+  expect(rows.length).toBeGreaterThan(5);
+  for (const [, name = '', versions] of rows) {
+    const found = Object.entries(locked).filter(([path]) => path.endsWith(`node_modules/${name}`));
+    expect([...new Set(found.map(([, { version }]) => version))].toSorted().join(', '), name).toBe(versions);
+  }
+});
+
+function readText(path: string): string {
+  return readFileSync(join(import.meta.dirname, '..', path), 'utf8');
+}
+
 function readJson(path: string): unknown {
-  return JSON.parse(readFileSync(join(import.meta.dirname, '..', path), 'utf8'));
+  return JSON.parse(readText(path));
 }

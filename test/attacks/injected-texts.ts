@@ -18,6 +18,7 @@ export const TEXTS = [
   '\u0000\u0001\u0008\u001b[31mred\u007f',
   '\u0085\u009b31m',
   '\u2028\u2029',
+  '\u202ethgir\u2066left\u200f\u061c',
   '\u{1f600}\ufffd\uffff',
   '\ufeffmarks\ufeff',
   '{"level":60,"msg":"planted"}',
@@ -25,4 +26,4 @@ export const TEXTS = [
   '%s%n$(id)`id`${id}',
 ];
 /** What no log line may hold as it is. */
-export const CONTROL = /[\p{Cc}\p{Zl}\p{Zp}]/u;
+export const CONTROL = /[\p{Cc}\p{Zl}\p{Zp}\p{Bidi_Control}]/u;
