@@ -2,8 +2,11 @@ import type { Socket } from 'node:net';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { ApiParts } from './api-parts.ts';
 
-/** A part of Node.js that it does not document. */
-type Parsing = { readonly parser?: { pause(): void } | null };
+/** A part of Node.js that it does not document: called with each request whose headers have come, it answers how its parser is to go on. */
+type Parsing = { readonly parser?: { onIncoming: () => number } | null };
+
+/** No HTTP follows: its parser looks at no octet more. (`pause` has it go on to the end of what the read has brought.) */
+const PARSE_NO_MORE = 2;
 
 /**
  * Requests that come before the answers to those before them (RFC 9112, 9.3.2). Node.js reads as many as a connection brings, thousands at once, and nobody else
@@ -16,7 +19,7 @@ export function boundPipelined({ limits }: Pick<ApiParts, 'limits'>) {
     const { socket, httpVersionMajor } = request.raw;
     // HTTP/2 bounds its streams.
     if (httpVersionMajor !== 1) return done();
-    // Those that came with it are not worth an answer either.
+    // Nobody is there to be answered.
     if (socket.destroyed) return void reply.hijack();
     // An answer that has its turn has a socket.
     if (reply.raw.socket !== null) return done();
@@ -24,7 +27,8 @@ export function boundPipelined({ limits }: Pick<ApiParts, 'limits'>) {
     if (others >= limits.bounds.pipelined_requests) {
       limits.reached('pipelined_requests', { address: request.ip });
       // Else it goes on with all that the read has brought, and each takes its part of the turn.
-      (socket as Socket & Parsing).parser?.pause();
+      const { parser } = socket as Socket & Parsing;
+      if (parser) parser.onIncoming = () => PARSE_NO_MORE;
       socket.destroy();
       return void reply.hijack();
     }
