@@ -40,7 +40,8 @@ type SchemaNode = {
 function takesAnyText(schema: TSchema): boolean {
   const { properties = {}, required = [] } = schema as SchemaNode;
   return (
-    required.length === 0 && Object.values(properties).every((node) => Object.keys(node).every((rule) => TEXT_RULES.has(rule)))
+    required.length === 0 &&
+    Object.values(properties).every((node) => node.type === 'string' && Object.keys(node).every((rule) => TEXT_RULES.has(rule)))
   );
 }
 

@@ -101,8 +101,14 @@ async function faultyStream(faults: Faults, input: FetchArguments[0], init: Requ
   const timer = setInterval(() => {
     if (faults.strike('streamCut')) gone.abort(new TypeError('simulated: the stream was cut'));
   }, STREAM_DRAW_MS);
+  timer.unref();
   for (const signal of [gone.signal, init.signal]) signal?.addEventListener('abort', () => clearInterval(timer), { once: true });
-  return fetch(input, { ...init, signal: init.signal ? AbortSignal.any([init.signal, gone.signal]) : gone.signal });
+  const signal = init.signal ? AbortSignal.any([init.signal, gone.signal]) : gone.signal;
+  return fetch(input, { ...init, signal }).catch((error: unknown) => {
+    // There is no stream to be cut.
+    clearInterval(timer);
+    throw error;
+  });
 }
 
 const STREAM_DRAW_MS = 5_000;
