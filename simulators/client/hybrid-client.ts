@@ -5,6 +5,7 @@ import { DeviceCore } from './device-core.ts';
 import { MqttLink, type MqttLinkOptions } from './mqtt-link.ts';
 import { PullLink, type PullLinkOptions } from './pull-link.ts';
 import type { Contact } from './pull-requests.ts';
+import { requireAddress } from './server-address.ts';
 
 export type HybridClientOptions = ClientOptions &
   Pick<MqttLinkOptions, 'deviceId' | 'token' | 'connect' | 'reconnect'> & {
@@ -37,8 +38,11 @@ export class HybridClient implements DeviceClient {
   #fallBack: NodeJS.Timeout | undefined;
   #firstContact: { resolve: () => void; reject: (error: Error) => void } | undefined;
 
+  /** Throws a TypeError when one of the server's addresses is missing, or none. */
   constructor(options: HybridClientOptions) {
     const { mqttUrl, url, token, fetch, pull = {}, mqtt = {} } = options;
+    requireAddress('HybridClient', 'mqttUrl', mqttUrl, 'mqtt');
+    requireAddress('HybridClient', 'url', url, 'http');
     const { ask = 'long-poll', schedule = ask === 'long-poll' ? 'always' : 'server' } = pull;
     this.#options = options;
     this.#keepaliveSeconds = Math.max(KEEPALIVE_SECONDS_MIN, options.keepaliveSeconds ?? KEEPALIVE_SECONDS_DEFAULT);

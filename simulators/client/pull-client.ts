@@ -3,6 +3,7 @@ import { delay } from './backoff.ts';
 import type { ClientCounts, ClientOptions, CommandHandler, Delivery, DeviceClient } from './device-client.ts';
 import { DeviceCore } from './device-core.ts';
 import { PullLink, type PullLinkOptions } from './pull-link.ts';
+import { requireAddress } from './server-address.ts';
 import type { Schedule } from './wake-timer.ts';
 
 export type PullClientOptions = ClientOptions &
@@ -22,7 +23,9 @@ export class PullClient implements DeviceClient {
   readonly #link: PullLink;
   #mode: 'new' | 'running' | 'stopped' = 'new';
 
+  /** Throws a TypeError when the server's address is missing, or none. */
   constructor(options: PullClientOptions) {
+    requireAddress('PullClient', 'url', options.url, 'http');
     const { ask = 'plain', schedule = ask === 'long-poll' ? 'always' : 'server' } = options;
     this.#core = new DeviceCore(options);
     this.#link = new PullLink(this.#core, { ...options, ask, schedule });

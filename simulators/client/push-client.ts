@@ -4,6 +4,7 @@ import type { ClientCounts, ClientOptions, CommandHandler, Delivery, DeviceClien
 import { DeviceCore } from './device-core.ts';
 import { MqttLink, type MqttLinkOptions } from './mqtt-link.ts';
 import { PullLink } from './pull-link.ts';
+import { requireAddress } from './server-address.ts';
 
 export type PushClientOptions = ClientOptions &
   Omit<MqttLinkOptions, 'subscribe'> & {
@@ -31,8 +32,11 @@ export class PushClient implements DeviceClient {
   #mode: 'new' | 'started' | 'stopped' = 'new';
   #firstContact: { resolve: () => void; reject: (error: Error) => void } | undefined;
 
+  /** Throws a TypeError when the server's address is missing, or none. */
   constructor(options: PushClientOptions) {
-    const { notify, token } = options;
+    const { url, notify, token } = options;
+    requireAddress('PushClient', 'url', url, 'mqtt');
+    if (notify !== undefined) requireAddress('PushClient', 'notify.url', notify.url, 'http');
     this.#options = options;
     this.#core = new DeviceCore(options);
     const subscribe = [...(notify?.commands === false ? [] : ['commands' as const]), ...(notify ? ['notify' as const] : [])];

@@ -7,6 +7,7 @@ import { HttpUplink } from './http-uplink.ts';
 import { jsonHttp } from './json-http.ts';
 import { PullLink } from './pull-link.ts';
 import { Steadily } from './steadily.ts';
+import { requireAddress } from './server-address.ts';
 
 export type SseClientOptions = ClientOptions & {
   /** `http://host:8080`. */
@@ -33,7 +34,9 @@ export class SseClient implements DeviceClient {
   #isOpen = false;
   #firstContact: { resolve: () => void; reject: (error: Error) => void } | undefined;
 
+  /** Throws a TypeError when the server's address is missing, or none. */
   constructor(options: SseClientOptions) {
+    requireAddress('SseClient', 'url', options.url, 'http');
     this.#options = options;
     this.#core = new DeviceCore(options);
     const uplink = new HttpUplink(this.#core, jsonHttp(options), this.#stopped.signal);
