@@ -108,6 +108,23 @@ describe('alerts', () => {
   });
 });
 
+test.each([
+  ['10 s', 10_000, {}],
+  ['half of its interval where that is less', 4_000, { wake: { everySeconds: 8 } }],
+])('contacts of a device that are less than %s apart are one wake', async (_, gapMs, more) => {
+  const id = `gap-${gapMs}`;
+  const token = await server.createDevice(id, { ...more, limits: { leaseSeconds: 1 } });
+  const command = await server.issue(id, { name: 'once', expires: { wakes: 1 } });
+  for (let contact = 1; contact <= 2; contact += 1) {
+    expect((await poll(token)).body.commands).toMatchObject([{ name: 'once' }]);
+    clock.advance(gapMs - 1);
+    await server.commandIn(command.id, 'queued');
+  }
+  clock.advance(1);
+  expect((await poll(token)).status).toBe(204);
+  await server.commandIn(command.id, 'expired');
+});
+
 describe('overload', () => {
   test('puts devices off while there is still room, and shows in the metrics', async () => {
     const busy = await LiveServer.start({ influx: INFLUX_AWAY, journalBytesMax: 100_000 });
