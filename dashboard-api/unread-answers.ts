@@ -19,8 +19,8 @@ const CHECKS = 8;
 type Carrier = Socket | ServerHttp2Stream;
 type Progress = { gone: number; checks: number };
 
-/** A part of Node.js that it does not document: octets given to the system, and those of them that it has not taken. */
-type Handled = { readonly _handle?: { readonly bytesWritten: number; readonly writeQueueSize: number } | null };
+/** A part of Node.js that it does not document: octets given to the system, and those of them that it has not taken. Of TLS it is its parent that tells. */
+type Handle = { readonly bytesWritten: number; readonly writeQueueSize: number; readonly _parent?: Handle | null };
 
 export class UnreadAnswers {
   readonly #limits: Pick<Limits, 'bounds' | 'reached'>;
@@ -72,7 +72,7 @@ export class UnreadAnswers {
       if (this.#upgraded.has(socket)) this.#sockets.delete(socket);
       return;
     }
-    const { bytesWritten = 0, writeQueueSize = 0 } = (socket as Handled)._handle ?? {};
+    const { bytesWritten, writeQueueSize } = writtenTo(socket);
     if (!this.#isStuck(socket, bytesWritten - writeQueueSize)) return;
     this.#reached(socket.remoteAddress);
     socket.destroy();
@@ -116,5 +116,10 @@ export class UnreadAnswers {
 
 /** More waits in it than the system takes. */
 function isClogged(socket: Socket): boolean {
-  return socket.writableLength > 0 || ((socket as Handled)._handle?.writeQueueSize ?? 0) > 0;
+  return socket.writableLength > 0 || writtenTo(socket).writeQueueSize > 0;
+}
+
+function writtenTo(socket: Socket): Pick<Handle, 'bytesWritten' | 'writeQueueSize'> {
+  const { _handle: handle } = socket as { readonly _handle?: Handle | null };
+  return handle?._parent ?? handle ?? { bytesWritten: 0, writeQueueSize: 0 };
 }

@@ -1,14 +1,18 @@
 import { once } from 'node:events';
+import { createServer } from 'node:http';
 import { connect as connectHttp2, type ClientHttp2Session, type ClientHttp2Stream } from 'node:http2';
-import { connect, type Socket } from 'node:net';
-import { connect as connectTls } from 'node:tls';
+import { connect, type AddressInfo, type Socket } from 'node:net';
+import { connect as connectTls, createServer as createTlsServer } from 'node:tls';
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { DEFAULT_BOUNDS } from '../broker/bounds.ts';
+import { UnreadAnswers } from '../dashboard-api/unread-answers.ts';
 import { AttackedTls } from './attacks/attacked-tls.ts';
 import { portOf } from './attacks/raw-http.ts';
 import { ERROR, FRAME, frameOf, RawHttp2, SETTING, settings, uint32 } from './attacks/raw-http2.ts';
 import { logLines, type AttackedServer } from './healthy-device.ts';
 import { ADMIN_KEY } from './live-server.ts';
+import { Authority } from './tls-authority.ts';
 
 /** Answers that nobody reads, at a server that puts up with that for a second; and clients that read slowly, or wait themselves, and are left alone. */
 const SESSIONS = 20;
@@ -175,35 +179,52 @@ describe('what is left alone', () => {
   test.each(['plain', 'TLS'] as const)('answers of HTTP/1.1, %s, that are read slowly and steadily', async (way) => {
     const before = await reached();
     const socket = await openHttp1(way, '127.0.0.7');
-    let bytes = 0;
-    let pauses = 0;
-    let readBytes = 0;
-    socket.on('data', (chunk: Buffer) => {
-      bytes += chunk.length;
-      readBytes += chunk.length;
-      if (readBytes < 2 * MIB) return;
-      readBytes = 0;
-      pauses += 1;
-      socket.pause();
-      void setTimeout(200).then(() => socket.resume());
-    });
-    const closed = once(socket, 'close');
+    const read = readInPauses(socket);
     socket.write(get(LARGE).repeat(LARGES()) + get('/healthz').replace('Host: x', 'Host: x\r\nConnection: close'));
-    await closed;
+    const { bytes, pauses } = await read;
     expect(bytes).toBeGreaterThan(LARGES() * largeBytes);
     expect(pauses).toBeGreaterThan(15);
     expect(await reached()).toBe(before);
   });
 
+  test.each(['plain', 'TLS'] as const)(
+    'one answer that is larger than what the system keeps, %s, and read slowly and steadily',
+    async (way) => {
+      const cut: string[] = [];
+      const unread = new UnreadAnswers({ bounds: { ...DEFAULT_BOUNDS, answer_seconds: 1 }, reached: (bound) => cut.push(bound) });
+      const whole = Buffer.alloc(48 * MIB, 'x');
+      const http = createServer((_, response) => response.end(whole));
+      unread.followServer(http);
+      const { cert, key } = await (await Authority.make()).server();
+      const listening = way === 'plain' ? http : createTlsServer({ cert, key }, (socket) => http.emit('connection', socket));
+      listening.listen(0, '127.0.0.1');
+      await once(listening, 'listening');
+      const { port } = listening.address() as AddressInfo;
+      const socket =
+        way === 'plain' ? connect(port, '127.0.0.1') : connectTls({ port, host: '127.0.0.1', rejectUnauthorized: false });
+      const read = readInPauses(socket);
+      socket.write('GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n');
+      expect((await read).bytes).toBeGreaterThan(whole.length);
+      expect(cut).toEqual([]);
+      unread.close();
+      listening.close();
+    },
+  );
+
   test('a large answer and a backup over HTTP/2 that are read slowly and steadily', async () => {
     const name = '😀'.repeat(50);
     for (let n = 0; n < 200; n += 1) await server.live.createDevice(`named-${n}`, { name });
     const before = await reached();
-    const session = connectHttp2(`https://localhost:${server.live.httpsPort}`, { ca: attacked.ca });
+    const session = connectHttp2(`https://localhost:${server.live.httpsPort}`, {
+      ca: attacked.ca,
+      // Else much of it is on its way before it is read.
+      settings: { initialWindowSize: 16_384 },
+    });
+    const asAdmin = { authorization: `Bearer ${ADMIN_KEY}` };
     const [large, backup, devicesAnswer] = await Promise.all([
-      readSlowly(session, LARGE),
-      readSlowly(session, '/v1/backup', { authorization: `Bearer ${ADMIN_KEY}` }),
-      readSlowly(session, '/v1/devices?limit=500', { authorization: `Bearer ${ADMIN_KEY}` }),
+      readSlowly(session, LARGE, {}, 200),
+      readSlowly(session, '/v1/backup', asAdmin, 60),
+      readSlowly(session, '/v1/devices?limit=500', asAdmin, 200),
     ]);
     expect(JSON.parse(large.text)).toMatchObject({ openapi: expect.any(String) });
     expect(large.bytes).toBe(largeBytes);
@@ -237,18 +258,38 @@ describe('what is left alone', () => {
   });
 });
 
-/** A slice now and then, a tenth of a second apart. */
+/** With a pause after each part that comes. */
 async function readSlowly(
   session: ClientHttp2Session,
   path: string,
-  headers: Record<string, string> = {},
+  headers: Record<string, string>,
+  pauseMs: number,
 ): Promise<{ bytes: number; text: string }> {
   const stream: ClientHttp2Stream = session.request({ ':path': path, ...headers });
   const chunks: Buffer[] = [];
   for await (const chunk of stream) {
     chunks.push(chunk as Buffer);
-    await setTimeout(100);
+    await setTimeout(pauseMs);
   }
   const whole = Buffer.concat(chunks);
   return { bytes: whole.length, text: whole.toString() };
+}
+
+/** All that comes, until the end, with a fifth of a second between two MiB and the next. */
+async function readInPauses(socket: Socket): Promise<{ bytes: number; pauses: number }> {
+  let bytes = 0;
+  let pauses = 0;
+  let readBytes = 0;
+  socket.on('error', () => {});
+  socket.on('data', (chunk: Buffer) => {
+    bytes += chunk.length;
+    readBytes += chunk.length;
+    if (readBytes < 2 * MIB) return;
+    readBytes = 0;
+    pauses += 1;
+    socket.pause();
+    void setTimeout(200).then(() => socket.resume());
+  });
+  await once(socket, 'close');
+  return { bytes, pauses };
 }
