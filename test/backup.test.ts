@@ -147,10 +147,26 @@ describe('GET /v1/backup', () => {
     expect(readdirSync(join(folder, 'nightly'))).toEqual(['backup.ndjson']);
   });
 
-  function program(args: string[], key: string): Promise<{ stdout: string; stderr: string }> {
+  test.each([
+    [{ DOWNLINK_HTTP_PORT: '9' }, 'http://127.0.0.1:9/'],
+    [{ DOWNLINK_HTTP_PORT: '9', DOWNLINK_HOST: '0.0.0.0' }, 'http://127.0.0.1:9/'],
+    [{ DOWNLINK_HTTP_PORT: '9', DOWNLINK_HOST: '::' }, 'http://[::1]:9/'],
+    [{ DOWNLINK_HTTP_PORT: 'off', DOWNLINK_HTTPS_PORT: '9' }, 'https://127.0.0.1:9/'],
+  ])('by `npm run backup` is fetched from where %j says that the server is', async (environment, url) => {
+    const { stderr } = await program(['--to', join(folder, 'x')], ADMIN_KEY, environment).catch(
+      (error: { stderr: string }) => error,
+    );
+    expect(stderr).toContain(`${url}v1/backup cannot be reached`);
+  });
+
+  function program(
+    args: string[],
+    key: string,
+    environment: Record<string, string> = {},
+  ): Promise<{ stdout: string; stderr: string }> {
     const root = join(import.meta.dirname, '..');
     return promisify(execFile)(process.execPath, [join(root, 'dist/broker/backup/fetch-backup.js'), ...args], {
-      env: { ...process.env, DOWNLINK_ADMIN_KEY: key },
+      env: { ...process.env, DOWNLINK_ADMIN_KEY: key, ...environment },
     });
   }
 });

@@ -1,12 +1,12 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { EventSource } from './event-source.ts';
-import { LiveServer, TestClock, type Answer } from './live-server.ts';
+import { LiveServer, TestClock } from './live-server.ts';
+import { commandsIn, PullingDevice } from './pulling-device.ts';
 
 /** Commands as server-sent events, against a live server whose clock stands still until it is moved. */
-type Pulled = { commands?: { id: string; attempt: number }[]; cursor: string };
-
 let clock: TestClock;
 let server: LiveServer;
+let own: PullingDevice;
 let id: string;
 let token: string;
 let nth = 0;
@@ -17,17 +17,10 @@ beforeAll(async () => {
 });
 afterAll(() => server.close());
 beforeEach(async () => {
-  id = `meter-${(nth += 1)}`;
-  token = await server.createDevice(id);
+  own = await PullingDevice.register(server, `meter-${(nth += 1)}`);
+  ({ id, token } = own);
 });
 
-const issue = async (name: string, more: Record<string, unknown> = {}): Promise<string> =>
-  (await server.issue(id, { name, ...more })).id;
-const poll = (query = ''): Promise<Answer<Pulled>> =>
-  server.request<Pulled>('GET', `/v1/device/commands${query}`, { credential: token });
-const report = (commandId: string, state = 'succeeded'): Promise<Answer> =>
-  server.request('POST', `/v1/device/commands/${commandId}`, { body: { state }, credential: token });
-const idsOf = ({ body }: Answer<Pulled>): string[] => (body.commands ?? []).map((command) => command.id);
 const stateOf = async (commandId: string): Promise<string> => (await server.command(commandId)).state;
 
 async function presenceOf(): Promise<string> {
@@ -38,11 +31,11 @@ async function presenceOf(): Promise<string> {
 describe('a device that follows its events', () => {
   test('gets a command as it is issued, leased over sse; its report ends it', async () => {
     const stream = await EventSource.open(server, token);
-    const commandId = await issue('set_target', { params: { celsius: 21 } });
+    const commandId = await own.issue('set_target', { params: { celsius: 21 } });
     const event = await stream.next();
     expect(event).toMatchObject({ name: 'command', body: { id: commandId, params: { celsius: 21 }, attempt: 1 } });
     expect(await server.command(commandId)).toMatchObject({ state: 'sent', transport: 'sse' });
-    await report(commandId);
+    await own.report(commandId);
     expect(await server.command(commandId)).toMatchObject({ state: 'succeeded' });
     stream.close();
   });
@@ -58,9 +51,9 @@ describe('a device that follows its events', () => {
   });
 
   test('gets what is open when it comes, by priority and then in the order of issue', async () => {
-    await issue('a');
-    await issue('b', { priority: 'urgent' });
-    await issue('c');
+    await own.issue('a');
+    await own.issue('b', { priority: 'urgent' });
+    await own.issue('c');
     const stream = await EventSource.open(server, token);
     const names = [await stream.next(), await stream.next(), await stream.next()].map(({ body }) => body['name']);
     expect(names).toEqual(['b', 'a', 'c']);
@@ -76,14 +69,14 @@ describe('a device that follows its events', () => {
   });
 
   test('has at most eight unconfirmed commands; each confirmation lets one more through', async () => {
-    for (let i = 0; i < 10; i += 1) await issue(`n${i}`);
+    for (let i = 0; i < 10; i += 1) await own.issue(`n${i}`);
     const stream = await EventSource.open(server, token);
     const got: string[] = [];
     while (got.length < 8) got.push(String((await stream.next()).body['id']));
-    await report(got[0] ?? '');
+    await own.report(got[0] ?? '');
     got.push(String((await stream.next()).body['id']));
     expect(stream.pending).toBe(0);
-    await report(got[1] ?? '');
+    await own.report(got[1] ?? '');
     got.push(String((await stream.next()).body['id']));
     expect(new Set(got).size).toBe(10);
     stream.close();
@@ -91,7 +84,7 @@ describe('a device that follows its events', () => {
 
   test('gets on the same stream what it has not confirmed when its lease lapses', async () => {
     const stream = await EventSource.open(server, token);
-    const commandId = await issue('blink');
+    const commandId = await own.issue('blink');
     expect((await stream.next()).body).toMatchObject({ id: commandId, attempt: 1 });
     clock.advance(30_000);
     expect((await stream.next()).body).toMatchObject({ id: commandId, attempt: 2 });
@@ -101,7 +94,7 @@ describe('a device that follows its events', () => {
   test('is one that reports over HTTP on what it got as an event, also when it is larger than an answer', async () => {
     const payload = Buffer.alloc(32_768, 7).toString('base64');
     const stream = await EventSource.open(server, token);
-    const commandId = await issue('flash', { payload, params: undefined });
+    const commandId = await own.issue('flash', { payload, params: undefined });
     expect((await stream.next()).body).toMatchObject({ id: commandId, payload });
     stream.close();
   });
@@ -110,7 +103,7 @@ describe('a device that follows its events', () => {
 describe('Last-Event-ID', () => {
   test('confirms all up to it, and the stream goes on with what came after', async () => {
     const stream = await EventSource.open(server, token);
-    const [a, b, c] = [await issue('a'), await issue('b'), await issue('c')];
+    const [a, b, c] = [await own.issue('a'), await own.issue('b'), await own.issue('c')];
     await stream.next();
     const { id: place } = await stream.next();
     await stream.next();
@@ -123,7 +116,7 @@ describe('Last-Event-ID', () => {
 
   test('confirms while the old stream still seems open, whose later events are sent again on the new one', async () => {
     const stream = await EventSource.open(server, token);
-    const [a, b] = [await issue('a'), await issue('b')];
+    const [a, b] = [await own.issue('a'), await own.issue('b')];
     const { id: place } = await stream.next();
     await stream.next();
     const again = await EventSource.open(server, token, place);
@@ -136,14 +129,14 @@ describe('Last-Event-ID', () => {
 
   test('works as since of a poll, and what a poll gave as its cursor works as Last-Event-ID', async () => {
     const stream = await EventSource.open(server, token);
-    const a = await issue('a');
+    const a = await own.issue('a');
     const { id: place } = await stream.next();
     stream.close();
     await server.commandIn(a, 'queued');
-    expect((await poll(`?since=${place}`)).status).toBe(204);
+    expect((await own.poll(`?since=${place}`)).status).toBe(204);
     expect(await stateOf(a)).toBe('delivered');
-    const b = await issue('b');
-    const { cursor } = (await poll()).body;
+    const b = await own.issue('b');
+    const { cursor } = (await own.poll()).body;
     const again = await EventSource.open(server, token, cursor);
     expect(await stateOf(b)).toBe('delivered');
     again.close();
@@ -151,12 +144,12 @@ describe('Last-Event-ID', () => {
 
   test('does not confirm what another stream of the device was given', async () => {
     const first = await EventSource.open(server, token);
-    const a = await issue('a');
+    const a = await own.issue('a');
     await first.next();
     const second = await EventSource.open(server, token);
     // A new stream of the same device takes over what the first had not confirmed.
     expect((await second.next()).body).toMatchObject({ id: a, attempt: 2 });
-    for (let i = 0; i < 8; i += 1) await issue(`n${i}`);
+    for (let i = 0; i < 8; i += 1) await own.issue(`n${i}`);
     second.close();
     const onFirst = [];
     while (onFirst.length < 8) onFirst.push(await first.next());
@@ -174,7 +167,7 @@ describe('Last-Event-ID', () => {
     ['is of another device', 'other'],
   ])('that %s is 400 invalid_cursor, and changes nothing', async (_, which) => {
     const stream = await EventSource.open(server, token);
-    const a = await issue('a');
+    const a = await own.issue('a');
     const { id: place } = await stream.next();
     const stranger = await server.createDevice(`stranger-${nth}`);
     const wrong = which === 'other' ? EventSource.open(server, stranger, place) : EventSource.open(server, token, which);
@@ -205,7 +198,7 @@ describe('a stream ends', () => {
     const streams = [await EventSource.open(server, token), await EventSource.open(server, token)];
     const third = await EventSource.open(server, token);
     await streams[0]?.ended();
-    const commandId = await issue('a');
+    const commandId = await own.issue('a');
     expect((await third.next()).body).toMatchObject({ id: commandId });
     third.close();
     expect((await streams[1]?.next())?.body).toMatchObject({ id: commandId, attempt: 2 });
@@ -229,11 +222,11 @@ describe('a stream ends', () => {
 
   test('and the command that it had goes over HTTP to the next poll', async () => {
     const stream = await EventSource.open(server, token);
-    const commandId = await issue('a');
+    const commandId = await own.issue('a');
     await stream.next();
     stream.close();
     await server.commandIn(commandId, 'queued');
-    expect(idsOf(await poll())).toEqual([commandId]);
+    expect(commandsIn(await own.poll())).toMatchObject([{ id: commandId }]);
   });
 });
 
