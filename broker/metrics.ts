@@ -36,6 +36,9 @@ class Tallies {
   }
 }
 
+/** Gauges of prom-client's that are called as counters are, beside others that say more. */
+const MISNAMED = ['nodejs_active_handles_total', 'nodejs_active_requests_total', 'nodejs_active_resources_total'];
+
 /** What `/metrics` shows (Prometheus). Gauges read their sources when they are asked. */
 export class Metrics {
   readonly registry = new Registry();
@@ -88,6 +91,7 @@ export class Metrics {
 
   constructor() {
     collectDefaultMetrics({ register: this.registry });
+    for (const name of MISNAMED) this.registry.removeSingleMetric(name);
   }
 
   /** A gauge that calls `read` when it is asked; with a label, `read` gives a value for each of its values. */

@@ -86,6 +86,15 @@ describe('the tables of metrics and alerts', () => {
     expect(told.get('downlink_journal_bytes')).toEqual([]);
   });
 
+  test('name counters, and them alone, as Prometheus would have it', () => {
+    const types = [...fresh.matchAll(/^# TYPE (\w+) (\w+)$/gm)];
+    expect(types.length).toBeGreaterThan(50);
+    for (const [, name = '', type] of types) {
+      expect(name.endsWith('_total'), name).toBe(type === 'counter');
+      expect(fresh).toMatch(new RegExp(`^# HELP ${name} .`, 'm'));
+    }
+  });
+
   test('ask in alerts for metrics that are there, with labels that are theirs, and say what to do', () => {
     const told = new Map(table('metric').map(([name, labels]) => [codesIn(name ?? '').join(), codesIn(labels ?? '')]));
     for (const [expression = '', , meaning = ''] of table('expression')) {
