@@ -1,6 +1,6 @@
 import { connect, type Socket } from 'node:net';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { connectPacket, packetOf, PINGREQ, publishPacket, RawMqtt, remainingLength } from './attacks/raw-mqtt.ts';
+import { connectPacket, PINGREQ, publishPacket, RawMqtt, remainingLength, subscribePacket } from './attacks/raw-mqtt.ts';
 import { AttackedServer } from './healthy-device.ts';
 
 /** Attacks with connections: many, slow, silent, or strangers' ones. */
@@ -97,7 +97,7 @@ test('a device that sends and never reads is not waited for', { timeout: 60_000 
   const token = await device('deaf');
   await server.withstands('slow reader', async () => {
     const client = await RawMqtt.login(server.mqttPort, 'deaf', token);
-    client.send(subscribeTo('devices/deaf/errors'));
+    client.send(subscribePacket(['devices/deaf/errors']));
     await client.next();
     client.socket.pause();
     // Each is refused, acknowledged and told of on its errors topic, which it does not read.
@@ -110,11 +110,6 @@ test('a device that sends and never reads is not waited for', { timeout: 60_000 
     client.end();
   });
 });
-
-function subscribeTo(topic: string): Buffer {
-  const name = Buffer.from(topic);
-  return packetOf(0x82, Buffer.concat([Buffer.from([0, 1, 0, name.length]), name, Buffer.from([1])]));
-}
 
 function drained(socket: Socket): Promise<void> {
   return new Promise((resolve) => socket.once('drain', () => resolve()));

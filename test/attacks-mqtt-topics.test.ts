@@ -137,6 +137,20 @@ describe('a SUBSCRIBE to what is not its own', () => {
     });
   });
 
+  test('hundreds in one packet are refused each, and told of on errors no more than some times a second', async () => {
+    const { id, client } = await attacker();
+    client.send(subscribePacket([`devices/${id}/errors`], 10));
+    expect(await client.next()).toMatchObject({ cmd: 'suback', granted: [1] });
+    const filters = Array.from({ length: 500 }, (_, i) => `devices/healthy/x${i}`);
+    client.send(subscribePacket(filters, 11));
+    const heard = [...(await client.untilPong()), ...(await client.untilPong())];
+    expect(heard.find(({ cmd }) => cmd === 'suback')).toMatchObject({ messageId: 11, granted: filters.map(() => 0x80) });
+    const told = heard.filter(({ cmd }) => cmd === 'publish').length;
+    expect(told).toBeGreaterThan(0);
+    expect(told).toBeLessThan(filters.length / 2);
+    client.end();
+  });
+
   test('20,000 topics in one packet: each is answered or the connection ends, and none is kept', async () => {
     const { client } = await attacker();
     await server.withstands('20,000 topics in one SUBSCRIBE', async () => {
