@@ -3,12 +3,11 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { ClassicLevel } from 'classic-level';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { DEFAULT_BOUNDS } from '../broker/bounds.ts';
 import { StartError } from '../broker/data-folder.ts';
 import { openLevel } from '../broker/store/level/open-level.ts';
 import { LevelState } from '../broker/store/level/level-state.ts';
 import { startServer, type Server } from '../server.ts';
-import { ADMIN_KEY, LiveServer } from './live-server.ts';
+import { ADMIN_KEY, configOn, LiveServer } from './live-server.ts';
 
 /** Data folders with flipped octets, torn and missing files: a whole server starts on each and keeps what can be read. */
 const SEEDS = Number(process.env['DAMAGE_SEEDS'] ?? 24);
@@ -59,20 +58,7 @@ async function countReadings(url: string, id: string): Promise<number> {
 type Found = { devices: number; commands: number; readings: number; wrong: number; losses: number };
 
 async function startOn(dataDir: string): Promise<Server> {
-  return startServer({
-    host: '127.0.0.1',
-    mqttPort: 0,
-    httpPort: 0,
-    dataDir,
-    influx: { enabled: false },
-    tls: { enabled: false },
-    oidc: { enabled: false },
-    adminKey: ADMIN_KEY,
-    logLevel: 'silent',
-    journalBytesMax: 64 * 1024 * 1024,
-    bounds: DEFAULT_BOUNDS,
-    trustedProxies: [],
-  });
+  return startServer(configOn(dataDir));
 }
 
 async function look(server: Server): Promise<Found> {

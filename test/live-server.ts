@@ -14,6 +14,25 @@ type Starter = (config: Config, clock: Clock) => Promise<Server>;
 
 export type Answer<T = Record<string, unknown>> = { readonly status: number; readonly headers: Headers; readonly body: T };
 
+/** Of a server on this data folder, as tests want one. */
+export function configOn(dataDir: string, overrides: Partial<Config> = {}): Config {
+  return {
+    host: '127.0.0.1',
+    mqttPort: 0,
+    httpPort: 0,
+    dataDir,
+    influx: { enabled: false },
+    tls: { enabled: false },
+    oidc: { enabled: false },
+    adminKey: ADMIN_KEY,
+    logLevel: 'silent',
+    journalBytesMax: 64 * 1024 * 1024,
+    bounds: DEFAULT_BOUNDS,
+    trustedProxies: [],
+    ...overrides,
+  };
+}
+
 export class LiveServer {
   readonly dataDir: string;
   readonly #config: Config;
@@ -36,21 +55,7 @@ export class LiveServer {
     starter: Starter = startServer,
   ): Promise<LiveServer> {
     const dataDir = await mkdtemp(join(tmpdir(), 'downlink-test-'));
-    const config: Config = {
-      host: '127.0.0.1',
-      mqttPort: 0,
-      httpPort: 0,
-      dataDir,
-      influx: { enabled: false },
-      tls: { enabled: false },
-      oidc: { enabled: false },
-      adminKey: ADMIN_KEY,
-      logLevel: 'silent',
-      journalBytesMax: 64 * 1024 * 1024,
-      bounds: DEFAULT_BOUNDS,
-      trustedProxies: [],
-      ...overrides,
-    };
+    const config = configOn(dataDir, overrides);
     return new LiveServer(dataDir, config, clock, starter, await starter(config, clock));
   }
 

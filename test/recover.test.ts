@@ -2,12 +2,11 @@ import { readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { ArgumentError, readArguments } from '../broker/arguments.ts';
-import { DEFAULT_BOUNDS } from '../broker/bounds.ts';
-import type { Config, InfluxConfig } from '../broker/config.ts';
+import type { InfluxConfig } from '../broker/config.ts';
 import { StartError, stateFolder } from '../broker/data-folder.ts';
 import { recoveryReport } from '../broker/recover.ts';
 import { startServer, type Server } from '../server.ts';
-import { ADMIN_KEY, LiveServer } from './live-server.ts';
+import { ADMIN_KEY, configOn, LiveServer } from './live-server.ts';
 import { INFLUX_AWAY, influxAt, Influxd } from './servers/influxd.ts';
 import { isMissing } from './servers/server-paths.ts';
 
@@ -40,20 +39,7 @@ function recovers(history: string, influxOf: () => InfluxConfig): void {
     // A query of the past waits for what was acknowledged.
     await live.request('GET', '/v1/devices/pump/telemetry?metric=x');
 
-    const config: Config = {
-      host: '127.0.0.1',
-      mqttPort: 0,
-      httpPort: 0,
-      dataDir: live.dataDir,
-      influx,
-      tls: { enabled: false },
-      oidc: { enabled: false },
-      adminKey: ADMIN_KEY,
-      logLevel: 'silent',
-      journalBytesMax: 64 * 1024 * 1024,
-      bounds: DEFAULT_BOUNDS,
-      trustedProxies: [],
-    };
+    const config = configOn(live.dataDir, { influx });
     let server: Server | undefined;
     await live.stop();
     await rm(stateFolder(live.dataDir), { recursive: true });
@@ -119,24 +105,7 @@ describe.skipIf(isMissing('influxd'))('with InfluxDB', () => {
   test('an InfluxDB that cannot be asked stops the start with one line', async () => {
     const live = await LiveServer.start();
     await live.stop();
-    const start = startServer(
-      {
-        host: '127.0.0.1',
-        mqttPort: 0,
-        httpPort: 0,
-        dataDir: live.dataDir,
-        influx: INFLUX_AWAY,
-        tls: { enabled: false },
-        oidc: { enabled: false },
-        adminKey: ADMIN_KEY,
-        logLevel: 'silent',
-        journalBytesMax: 2e6,
-        bounds: DEFAULT_BOUNDS,
-        trustedProxies: [],
-      },
-      undefined,
-      { recover: true },
-    );
+    const start = startServer(configOn(live.dataDir, { influx: INFLUX_AWAY }), undefined, { recover: true });
     await expect(start).rejects.toBeInstanceOf(StartError);
     await live.close();
   });
