@@ -30,7 +30,6 @@ import { refusedRoutes } from './routes/refused.ts';
 import { serverRoutes } from './routes/server.ts';
 import { streamRoutes } from './routes/stream.ts';
 import { telemetryRoutes } from './routes/telemetry.ts';
-import { sliceAnswers } from './sliced-answers.ts';
 import { DeviceStreams } from './stream/device-streams.ts';
 import { LiveStreams } from './stream/live-streams.ts';
 import { validatorCompiler } from './validation.ts';
@@ -77,7 +76,6 @@ export async function createApp(parts: ApiParts): Promise<Api> {
     );
   });
   app.addHook('onRequest', boundPipelined(parts));
-  app.addHook('onSend', sliceAnswers);
   app.decorateRequest('operator', undefined);
   app.decorateRequest('device', undefined);
   app.decorateRequest('fleetKey', undefined);

@@ -10,7 +10,8 @@ import { carriesEvents } from './stream/event-stream.ts';
  * out of which nothing has gone for as long as may be is closed, and so is an answer of an HTTP/2 session, each of which has a window of its own. Event streams
  * have a rule of their own while they last.
  *
- * It is seen as coarsely as the system and Node.js tell it: a connection's octets go when its buffer has room again, an answer's over HTTP/2 slice by slice.
+ * It is seen as coarsely as the system and Node.js tell it: a connection's octets go when its buffer has room again, an answer's over HTTP/2 by the 64 KiB, in
+ * which Fastify writes it.
  */
 
 /** So many in a row without progress are too many. They are counted and not timed: a server that stood still itself cuts nobody for it. */

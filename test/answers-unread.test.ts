@@ -211,20 +211,27 @@ describe('what is left alone', () => {
     },
   );
 
+  test('an answer over HTTP/2 that is given a slice of room now and then', async () => {
+    const client = await openHttp2(0);
+    client.request(1, '/docs/static/swagger-ui-bundle.js');
+    const timer = setInterval(() => client.send(frameOf(FRAME.windowUpdate, 0, 1, uint32(65_536))), 100);
+    expect(await client.answered(1)).toBe(true);
+    clearInterval(timer);
+    client.end();
+  });
+
   test('a large answer and a backup over HTTP/2 that are read slowly and steadily', async () => {
     const name = '😀'.repeat(50);
     for (let n = 0; n < 200; n += 1) await server.live.createDevice(`named-${n}`, { name });
     const before = await reached();
     const session = connectHttp2(`https://localhost:${server.live.httpsPort}`, {
       ca: attacked.ca,
-      // Else much of it is on its way before it is read.
-      settings: { initialWindowSize: 16_384 },
     });
     const asAdmin = { authorization: `Bearer ${ADMIN_KEY}` };
     const [large, backup, devicesAnswer] = await Promise.all([
-      readSlowly(session, LARGE, {}, 200),
+      readSlowly(session, LARGE, {}, 100),
       readSlowly(session, '/v1/backup', asAdmin, 60),
-      readSlowly(session, '/v1/devices?limit=500', asAdmin, 200),
+      readSlowly(session, '/v1/devices?limit=500', asAdmin, 150),
     ]);
     expect(JSON.parse(large.text)).toMatchObject({ openapi: expect.any(String) });
     expect(large.bytes).toBe(largeBytes);
