@@ -180,6 +180,22 @@ describe('the turns', () => {
     expect(turns.isOver(turns.begin())).toBe(false);
   });
 
+  test('read what has come after all else of the turn, in the order of coming, a little of it a turn', async () => {
+    const turns = new ReadingTurns(() => now);
+    const said: string[] = [];
+    for (const name of ['a', 'b', 'c', 'd']) {
+      turns.lineUp(() => {
+        said.push(name);
+        now += 0.3;
+      });
+    }
+    said.push('else');
+    for (const expected of ['else,a,b', 'else,a,b,c,d']) {
+      await new Promise((resolve) => setImmediate(resolve));
+      expect(said.join()).toBe(expected);
+    }
+  });
+
   test('let those that wait go on one a turn, in their order', async () => {
     const turns = new ReadingTurns(() => now);
     const said: string[] = [];

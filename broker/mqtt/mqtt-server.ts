@@ -199,6 +199,8 @@ export class MqttServer {
     password: Buffer | undefined,
     done: (error: AuthenticateError | null, success: boolean | null) => void,
   ): void {
+    // Its end has been dealt with by now: nothing of it would ever be taken away again.
+    if (client.conn.destroyed) return done(errorOf(refused('the connection is gone')), null);
     const identity = this.#isClosing
       ? refused('the server is stopping')
       : this.#parts.connections.login(client, this.#parts.authenticator.identify(client, username, password));

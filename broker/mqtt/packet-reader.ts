@@ -1,12 +1,12 @@
 import type { Client } from 'aedes';
-import { holdReads, letReads } from './held-reads.ts';
+import { holdReads, letReads, readInTurn } from './held-reads.ts';
 import { isForPieces, takeInPieces } from './many-filters.ts';
 import { packetFault, type PacketFault } from './packet-faults.ts';
 import type { ReadingTurns } from './reading-turns.ts';
 
 /**
  * Cuts what a connection sends into packets before aedes parses them, for four reasons. What one read has brought may keep everybody else waiting: it is
- * dealt with a slice at a turn, and nothing is read until it is. aedes gathers a packet whole, however long it says
+ * dealt with after all else that has come, a slice at a turn, and nothing is read until it is. aedes gathers a packet whole, however long it says
  * it is: here one over the bound ends the connection before its body has come in. It lets packets pass that are malformed. And the most frequent packet by far, a PUBLISH with
  * QoS 1, is offered to `takePublish` first: aedes would spend more on passing it on to nobody than all the rest of its way costs.
  */
@@ -51,6 +51,11 @@ const GOES_ON = 0x80;
 
 export function readPackets(client: Client, options: PacketReaderOptions): void {
   const reader = new PacketReader(client as Client & Internals, options);
+  readInTurn(client.conn, {
+    inTurn: (read) => options.turns.lineUp(read),
+    mayRead: () => (client as Client & Internals)._paused !== true,
+    take: (chunk) => reader.read(chunk),
+  });
   (client as Client & Internals)._parser.parse = (chunk) => {
     reader.read(chunk);
     return 0;

@@ -1,13 +1,19 @@
 /**
- * How much of what connections have sent is dealt with in one turn of the event loop, so that nobody's flood keeps the others waiting. A connection goes on
+ * How much of what connections have sent is dealt with in one turn of the event loop, so that nobody's flood keeps the others waiting. It is read at the end of
+ * the turn in which it came, a little of it at a time: telemetry is much, and a command, which comes by HTTP or from the disk, does not wait behind all of
+ * it. A connection goes on
  * for a few milliseconds, and all that begin in one turn for a few more; then it waits, and those that wait go on one a turn, in their order.
  */
+const LINE_MS_MAX = 0.5;
 const SLICE_MS_MAX = 3;
 const TURN_MS_MAX = 8;
 
 export class ReadingTurns {
   readonly #now: () => number;
   readonly #waiting: (() => void)[] = [];
+  /** Those that have sent something, the first of them from `#lineFrom` on. */
+  #line: (() => void)[] = [];
+  #lineFrom = 0;
   /** When the first of this turn began. */
   #beganAt: number | undefined;
   #isToGoOn = false;
@@ -20,6 +26,27 @@ export class ReadingTurns {
   get waiting(): number {
     return this.#waiting.length;
   }
+
+  /** Calls `read` at the end of this turn, or of a later one, after all those that came before. */
+  lineUp(read: () => void): void {
+    this.#line.push(read);
+    if (this.#line.length === 1) setImmediate(this.#readLine);
+  }
+
+  readonly #readLine = (): void => {
+    const until = this.#now() + LINE_MS_MAX;
+    try {
+      do this.#line[this.#lineFrom++]?.();
+      while (this.#lineFrom < this.#line.length && this.#now() < until);
+    } finally {
+      if (this.#lineFrom < this.#line.length) {
+        setImmediate(this.#readLine);
+      } else {
+        this.#line = [];
+        this.#lineFrom = 0;
+      }
+    }
+  };
 
   /** A connection begins: until when it may go on, which may be now. Whoever begins does a little all the same. */
   begin(): number {
