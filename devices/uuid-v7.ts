@@ -1,12 +1,18 @@
+import { randomFillSync } from 'node:crypto';
 import { v7 } from 'uuid';
 import type { Clock } from './clock.ts';
 
 const SEQUENCE_MAX = 0x7fff_ffff;
+const RANDOM_BYTES = 16;
+/** Random octets are asked for so many ids at a time: asking costs more than they do. */
+const IDS_AT_A_TIME = 256;
 
 /**
  * Makes UUIDv7 (RFC 9562, 5.7) whose order is the order of making, also within a millisecond and when the clock steps back.
  */
 export function uuidV7Source(clock: Clock): () => string {
+  const octets = new Uint8Array(RANDOM_BYTES * IDS_AT_A_TIME);
+  let used = octets.length;
   let ms = 0;
   let seq = 0;
   return () => {
@@ -20,7 +26,12 @@ export function uuidV7Source(clock: Clock): () => string {
     } else {
       seq += 1;
     }
-    return v7({ msecs: ms, seq });
+    if (used === octets.length) {
+      randomFillSync(octets);
+      used = 0;
+    }
+    const random = octets.subarray(used, (used += RANDOM_BYTES));
+    return v7({ msecs: ms, seq, random });
   };
 }
 

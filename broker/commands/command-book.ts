@@ -48,7 +48,8 @@ export class CommandBook {
       this.#byDevice.set(command.deviceId, queue);
     }
     const place = placeOf(queue, command);
-    queue.splice(place, had === undefined ? 0 : 1, command);
+    if (had === undefined) queue.splice(place, 0, command);
+    else queue[place] = command;
   }
 
   #remove(command: Command): void {

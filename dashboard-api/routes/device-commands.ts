@@ -75,7 +75,8 @@ export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
   const tags = [TAGS.wire];
   const reports = metrics.messages.labels('http', 'report');
   const polls = { 200: metrics.polls.labels('200'), 204: metrics.polls.labels('204'), 304: metrics.polls.labels('304') };
-  const pollParts = { ...parts, polls, turnEnd: new TurnEnd() };
+  const turnEnd = new TurnEnd();
+  const pollParts = { ...parts, polls, turnEnd };
 
   app.get(
     '/v1/device/commands',
@@ -164,6 +165,7 @@ export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
       const report = parseReport(format === 'json' ? value : octetsAsBase64(value));
       reports.inc();
       const { id, state } = await reportCommand(ledger, device.id, request.params.id, report, 'http');
+      turnEnd.hold(reply);
       sendAnswer(reply, answerFormatOf(request, format), 200, { id, state });
       return reply;
     },
