@@ -32,9 +32,9 @@ import { streamRoutes } from './routes/stream.ts';
 import { telemetryRoutes } from './routes/telemetry.ts';
 import { DeviceStreams } from './stream/device-streams.ts';
 import { LiveStreams } from './stream/live-streams.ts';
+import { leaveTogether } from './turn-end.ts';
 import { validatorCompiler } from './validation.ts';
 
-/** The HTTP API, whole: what every request goes through, and the routes by name. It does not listen yet. */
 /** How often slow requests are looked for. */
 const CHECK_EVERY_MS = 1_000;
 const PARAM_CHARS_MAX = 256;
@@ -44,6 +44,7 @@ const RETRY_SECONDS = 5;
 /** All that the pages need comes from this server. */
 const DOCS_CSP = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'self'; frame-ancestors 'self'";
 
+/** The HTTP API, whole: what every request goes through, and the routes by name. It does not listen yet. */
 export async function createApp(parts: ApiParts): Promise<Api> {
   const { bounds } = parts.limits;
   const boundOpen = boundOpenRequests(parts);
@@ -91,6 +92,7 @@ export async function createApp(parts: ApiParts): Promise<Api> {
     parts.parkedPolls.close();
   });
 
+  app.addHook('onSend', leaveTogether(stopping));
   for (const schema of [problemSchema, deviceSchema, commandSchema, keySchema, fleetKeySchema, auditSchema])
     app.addSchema(schema);
   app.addHook('onRoute', (route) => {

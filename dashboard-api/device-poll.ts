@@ -11,7 +11,6 @@ import { isConditional, isNotModified, lastModifiedOf } from './conditional.ts';
 import { endAfterAnswer, goingOf, hasGone, onLost } from './departure.ts';
 import { answerEncoderFor, answerFormatOf, type AnswerEncoder, type AnswerFormat } from './device-answer.ts';
 import { PULL_DEFAULT } from './pull-parameters.ts';
-import type { TurnEnd } from './turn-end.ts';
 
 /**
  * One poll of a device, from its arrival to its answer: confirm, then lease and answer, or park and answer later. It has few fields and no closure but one,
@@ -30,7 +29,6 @@ type PollStatus = '200' | '204' | '304';
 type PollParts = Pick<ApiParts, 'pull' | 'parkedPolls' | 'presence' | 'registry' | 'limits' | 'clock'> & {
   /** Counts of answers. */
   readonly polls: Readonly<Record<PollStatus, { inc(): void }>>;
-  readonly turnEnd: TurnEnd;
 };
 
 /** What a poll that cannot be parked is told to wait at the least: the bound is a sign of many clients, or of one that runs wild. */
@@ -122,7 +120,6 @@ export class DevicePoll implements ParkedPoll {
     releaseIfLost(this.#reply, this.#parts, pulled.commands);
     pull.noteTaken(device.id, validators);
     this.#head(pulled.sleep.untilSeconds, validators, '200');
-    this.#parts.turnEnd.hold(this.#reply);
     encoder.send(this.#reply, 200, pulled);
     return true;
   }
@@ -131,7 +128,6 @@ export class DevicePoll implements ParkedPoll {
     const untilSeconds = retrySeconds ?? this.#parts.pull.sleep(this.#device, false).untilSeconds;
     const status = this.#isNotModified() ? 304 : 204;
     this.#head(untilSeconds, this.#validators(), status === 304 ? '304' : '204');
-    this.#parts.turnEnd.hold(this.#reply);
     void this.#reply.code(status).send();
   }
 

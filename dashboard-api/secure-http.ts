@@ -106,7 +106,8 @@ export class SecureHttp {
     const cut = setTimeout(() => {
       for (const socket of this.#sockets) socket.destroy();
     }, msMax);
-    this.http1.closeIdleConnections();
+    // Answers of this turn leave at its end.
+    setImmediate(() => this.http1.closeIdleConnections());
     if (this.#sockets.size > 0) await new Promise<void>((resolve) => (this.#whenGone = resolve));
     clearInterval(idle);
     clearTimeout(cut);

@@ -11,7 +11,6 @@ import { DevicePoll } from '../device-poll.ts';
 import { BODY_BYTES_MAX, deviceBodyOf } from '../json-body.ts';
 import { BY_DEVICE, guardedProblems, noContent, TAGS, timeSchema } from '../openapi.ts';
 import { pullParameters, WAIT_SECONDS_MAX } from '../pull-parameters.ts';
-import { TurnEnd } from '../turn-end.ts';
 import { bodyDecodedByRoute } from '../validation.ts';
 
 /** Commands by HTTP: a device pulls what is queued for it and reports what came of it. */
@@ -75,8 +74,7 @@ export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
   const tags = [TAGS.wire];
   const reports = metrics.messages.labels('http', 'report');
   const polls = { 200: metrics.polls.labels('200'), 204: metrics.polls.labels('204'), 304: metrics.polls.labels('304') };
-  const turnEnd = new TurnEnd();
-  const pollParts = { ...parts, polls, turnEnd };
+  const pollParts = { ...parts, polls };
 
   app.get(
     '/v1/device/commands',
@@ -165,7 +163,6 @@ export function deviceCommandsRoutes(app: Api, parts: ApiParts): void {
       const report = parseReport(format === 'json' ? value : octetsAsBase64(value));
       reports.inc();
       const { id, state } = await reportCommand(ledger, device.id, request.params.id, report, 'http');
-      turnEnd.hold(reply);
       sendAnswer(reply, answerFormatOf(request, format), 200, { id, state });
       return reply;
     },
