@@ -56,7 +56,9 @@ export class CommandBook {
     this.#byId.delete(command.id);
     const queue = this.#byDevice.get(command.deviceId);
     if (queue === undefined) return;
-    queue.splice(placeOf(queue, command), 1);
+    const place = placeOf(queue, command);
+    if (place === 0) queue.shift();
+    else queue.splice(place, 1);
     if (queue.length === 0) this.#byDevice.delete(command.deviceId);
   }
 
@@ -65,8 +67,9 @@ export class CommandBook {
   }
 }
 
-/** Where the command stands in its queue, or is to be put. Id and priority never change, so its place is its own. */
+/** Where the command stands in its queue, or is to be put. Id and priority never change, so its place is its own; most often it is the first. */
 function placeOf(queue: readonly Command[], command: Command): number {
+  if (queue[0]?.id === command.id) return 0;
   let low = 0;
   let high = queue.length;
   while (low < high) {

@@ -47,11 +47,18 @@ export class DeliveryGate {
   /** What a device may be handed over now, in the order of delivery; to be gone through before anything is done with it. */
   *offer(deviceId: string): Generator<Command, void> {
     const now = this.#clock.now();
+    for (const command of this.#ledger.book.of(deviceId)) if (this.#isOnOffer(command, now)) yield command;
+  }
+
+  /** The first `max` of the offer. */
+  firstOf(deviceId: string, max: number): Command[] {
+    const now = this.#clock.now();
+    const first: Command[] = [];
     for (const command of this.#ledger.book.of(deviceId)) {
-      if (!isLeasable(command, now)) continue;
-      if (command.condition === undefined || this.#latest.isComplete(deviceId)) yield command;
-      else this.#want(deviceId);
+      if (first.length >= max) break;
+      if (this.#isOnOffer(command, now)) first.push(command);
     }
+    return first;
   }
 
   /** True when all of these may go. Those whose condition does not hold are cancelled. */
@@ -70,6 +77,13 @@ export class DeliveryGate {
 
   close(): void {
     this.#stop.abort();
+  }
+
+  #isOnOffer(command: Command, now: number): boolean {
+    if (!isLeasable(command, now)) return false;
+    if (command.condition === undefined || this.#latest.isComplete(command.deviceId)) return true;
+    this.#want(command.deviceId);
+    return false;
   }
 
   #want(deviceId: string): void {

@@ -3,7 +3,7 @@ import { SECOND_MS } from '../../devices/clock.ts';
 import { LEASE_SECONDS_DEFAULT, type Command } from '../../devices/command.ts';
 import { cursorOfText, cursorText, wrongCursor, type Cursor, type CursorDigest } from '../../devices/cursor.ts';
 import type { Device } from '../../devices/device.ts';
-import { pack, type Packed, type PackingDeferral } from '../../devices/packing.ts';
+import { DEFERRED_BEHIND_MAX, pack, type Packed, type PackingDeferral } from '../../devices/packing.ts';
 import type { Sleep } from '../../devices/sleep-hint.ts';
 import type { PresenceTracker } from '../registry/presence-tracker.ts';
 import type { CommandLedger } from './command-ledger.ts';
@@ -140,10 +140,9 @@ export class CommandPull {
     let text = '';
     for (const { id, attempts } of this.#dispatcher.doubtful(device.id)) text += `,${id}:${attempts}`;
     let count = 0;
-    for (const { id, attempts } of this.#gate.offer(device.id)) {
+    for (const { id, attempts } of this.#gate.firstOf(device.id, limit + 1)) {
       count += 1;
       text += count > limit ? ',more' : `,${id}:${attempts}`;
-      if (count > limit) break;
     }
     if (text === '') return { etag: NOTHING_TAG, etagBefore: this.#changes.takenTag(device.id), lastChangeAt };
     const whole = variant + text;
@@ -156,7 +155,7 @@ export class CommandPull {
   }
 
   hasLeasable(deviceId: string): boolean {
-    return this.#gate.offer(deviceId).next().done !== true || this.#dispatcher.doubtful(deviceId).length > 0;
+    return this.#gate.firstOf(deviceId, 1).length > 0 || this.#dispatcher.doubtful(deviceId).length > 0;
   }
 
   /** An answer with these commands, as leased for it, never left: they are offered again at once, and the attempt does not count. */
@@ -173,8 +172,12 @@ export class CommandPull {
 
   /** What is cancelled because its condition does not hold makes room for others. */
   #packed(deviceId: string, request: PullRequest): Packed<Command> {
+    // Where octets are counted, some may be passed over.
+    const { limit, maxBytes } = request;
     for (;;) {
-      const packed = pack(this.#gate.offer(deviceId), request, (command) => request.sizeOf(command));
+      const offered =
+        maxBytes === undefined ? this.#gate.firstOf(deviceId, limit + DEFERRED_BEHIND_MAX) : this.#gate.offer(deviceId);
+      const packed = pack(offered, request, (command) => request.sizeOf(command));
       if (this.#gate.admit(packed.taken)) return packed;
     }
   }
