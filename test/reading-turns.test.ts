@@ -180,13 +180,13 @@ describe('the turns', () => {
     expect(turns.isOver(turns.begin())).toBe(false);
   });
 
-  test('read what has come after all else of the turn, in the order of coming, a little of it a turn', async () => {
+  test('read what has come after all else of the turn, in the order of coming, some of it a turn', async () => {
     const turns = new ReadingTurns(() => now);
     const said: string[] = [];
     for (const name of ['a', 'b', 'c', 'd']) {
       turns.lineUp(() => {
         said.push(name);
-        now += 0.3;
+        now += 4;
       });
     }
     said.push('else');

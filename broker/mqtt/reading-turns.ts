@@ -1,10 +1,8 @@
 /**
  * How much of what connections have sent is dealt with in one turn of the event loop, so that nobody's flood keeps the others waiting. It is read at the end of
- * the turn in which it came, a little of it at a time: telemetry is much, and a command, which comes by HTTP or from the disk, does not wait behind all of
- * it. A connection goes on
- * for a few milliseconds, and all that begin in one turn for a few more; then it waits, and those that wait go on one a turn, in their order.
+ * the turn in which it came: telemetry is much, and what came by HTTP in the same turn does not wait behind it. A connection goes on
+ * for a few milliseconds, and all of one turn for a few more; then it waits, and those that wait go on one a turn, in their order.
  */
-const LINE_MS_MAX = 0.5;
 const SLICE_MS_MAX = 3;
 const TURN_MS_MAX = 8;
 
@@ -34,7 +32,7 @@ export class ReadingTurns {
   }
 
   readonly #readLine = (): void => {
-    const until = this.#now() + LINE_MS_MAX;
+    const until = this.#now() + TURN_MS_MAX;
     try {
       do this.#line[this.#lineFrom++]?.();
       while (this.#lineFrom < this.#line.length && this.#now() < until);
