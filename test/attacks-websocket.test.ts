@@ -1,4 +1,6 @@
 import { randomInt } from 'node:crypto';
+import { once } from 'node:events';
+import { connect } from 'node:net';
 import fc from 'fast-check';
 import type { Packet } from 'mqtt-packet';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
@@ -262,6 +264,19 @@ test('an upgrade that is none is refused, and deflate is not agreed to', async (
     await client.closed;
     expect(client.closeCode).toBe(1_002);
   });
+});
+
+test('a client that does not let go after its upgrade was refused is let go of', async () => {
+  const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true });
+  socket.on('error', () => {});
+  const closed = new Promise<void>((resolve) => socket.once('close', () => resolve()));
+  socket.write(UPGRADE_REQUEST.replace('/mqtt', '/another'));
+  socket.resume();
+  await once(socket, 'end');
+  // Writing tells whether anybody is there.
+  const asking = setInterval(() => socket.write('x'), 10);
+  await closed;
+  clearInterval(asking);
 });
 
 const octets = (max: number): fc.Arbitrary<Buffer> => fc.uint8Array({ maxLength: max }).map((some) => Buffer.from(some));

@@ -89,6 +89,18 @@ test('a client that reads nothing for four beats is cut, and one that reads agai
   expect(response.destroyed).toBe(true);
 });
 
+test('a client that reads nothing is cut also while its stream has not fallen behind', async () => {
+  const isClogged = async (): Promise<boolean> => {
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    return response.writableNeedDrain;
+  };
+  do publish('mine', 'x'.repeat(20_000));
+  while (!(await isClogged()));
+  expect(response.writableLength).toBeLessThan(DEFAULT_BOUNDS.stream_backlog_bytes);
+  for (let i = 0; i < 4; i += 1) stream.beat();
+  expect(response.destroyed).toBe(true);
+});
+
 test('a closed stream writes nothing more', async () => {
   stream.close('the end');
   publish('mine');

@@ -5,10 +5,6 @@ import { Programs, SESSION_MARK } from './programs.ts';
 import type { GivenPacket, StoredPacket } from './sessions/stored-packet.ts';
 import type { Subscribed } from './sessions/subscriptions.ts';
 
-/**
- * The one persistence that aedes sees: devices' sessions in memory, programs' in the session store. What aedes asks in order to deliver by itself is
- * answered with nothing, since programs' messages go by the router and devices' by the dispatcher.
- */
 /** A part of aedes that it does not document: message ids that await their PUBREL. */
 type Internals = { readonly _inboundInflight: Set<number> };
 type ClientId = { readonly id: string; readonly closed?: boolean };
@@ -16,6 +12,10 @@ type ClientId = { readonly id: string; readonly closed?: boolean };
 // Its own client and packet types are those of older versions.
 type Persistence = Record<string, (...values: unknown[]) => unknown>;
 
+/**
+ * The one persistence that aedes sees: devices' sessions in memory, programs' in the session store. What aedes asks in order to deliver by itself is
+ * answered with nothing, since programs' messages go by the router and devices' by the dispatcher.
+ */
 export function compositePersistence(devices: DevicePersistence, programs: Programs): DevicePersistence {
   const { store } = programs;
   const ofDevices = devices as unknown as Persistence;

@@ -1,6 +1,7 @@
 import type { ServerResponse } from 'node:http';
 import type { LiveEvent, LiveEvents, LiveEventType, NumberedEvent } from '../../broker/live-events.ts';
 import { isAlert } from '../../devices/presence.ts';
+import { isClogged } from '../departure.ts';
 import { beginEventStream, RETRY_MS, STUCK_BEATS_MAX } from './event-stream.ts';
 import { commentText, placeText, resetText, type ResetReason } from './stream-text.ts';
 
@@ -92,11 +93,12 @@ export class LiveStream {
   /** Called regularly: keeps the connection alive, moves the client's place on, and gives up on a client that reads nothing. */
   beat(): void {
     if (this.#mode === 'closed') return;
-    if (this.#mode === 'behind') {
+    if (this.#mode === 'behind' || isClogged(this.#response)) {
       this.#stuckBeats += 1;
       if (this.#stuckBeats >= STUCK_BEATS_MAX) this.#response.destroy();
       return;
     }
+    this.#stuckBeats = 0;
     this.#pending += commentText('beat') + placeText(this.#id(this.#sequence));
     this.#flush();
   }
