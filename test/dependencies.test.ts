@@ -36,9 +36,10 @@ it('has the versions that SECURITY.md calls pinned', () => {
   expect(rows.length).toBeGreaterThan(5);
   for (const [, name = '', versions] of rows) {
     const found = Object.entries(locked).filter(([path]) => path.endsWith(`node_modules/${name}`));
-    expect([...new Set(found.map(([, { version }]) => version))].toSorted((a, b) => a.localeCompare(b)).join(', '), name).toBe(
-      versions,
-    );
+    expect(
+      [...new Set(found.map(([, { version }]) => version))].toSorted((a = '', b = '') => a.localeCompare(b)).join(', '),
+      name,
+    ).toBe(versions);
   }
 });
 
