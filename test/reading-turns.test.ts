@@ -184,9 +184,11 @@ describe('the turns', () => {
     const turns = new ReadingTurns(() => now);
     const said: string[] = [];
     for (const name of ['a', 'b', 'c', 'd']) {
-      turns.lineUp(() => {
-        said.push(name);
-        now += 4;
+      turns.lineUp({
+        read: () => {
+          said.push(name);
+          now += 4;
+        },
       });
     }
     said.push('else');

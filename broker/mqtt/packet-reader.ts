@@ -1,5 +1,5 @@
 import type { Client } from 'aedes';
-import { holdReads, letReads, readInTurn } from './held-reads.ts';
+import { holdReads, letReads, readInTurn, type Reading, type Turn } from './held-reads.ts';
 import { isForPieces, takeInPieces } from './many-filters.ts';
 import { packetFault, type PacketFault } from './packet-faults.ts';
 import type { ReadingTurns } from './reading-turns.ts';
@@ -51,18 +51,14 @@ const GOES_ON = 0x80;
 
 export function readPackets(client: Client, options: PacketReaderOptions): void {
   const reader = new PacketReader(client as Client & Internals, options);
-  readInTurn(client.conn, {
-    inTurn: (read) => options.turns.lineUp(read),
-    mayRead: () => (client as Client & Internals)._paused !== true,
-    take: (chunk) => reader.read(chunk),
-  });
+  readInTurn(client.conn, reader);
   (client as Client & Internals)._parser.parse = (chunk) => {
-    reader.read(chunk);
+    reader.take(chunk);
     return 0;
   };
 }
 
-class PacketReader {
+class PacketReader implements Reading {
   readonly #client: Client & Internals;
   readonly #parse: (packets: Buffer) => void;
   readonly #options: PacketReaderOptions;
@@ -86,16 +82,24 @@ class PacketReader {
     this.#options = options;
   }
 
-  read(chunk: Buffer): void {
+  lineUp(turn: Turn): void {
+    this.#options.turns.lineUp(turn);
+  }
+
+  mayRead(): boolean {
+    return this.#client._paused !== true;
+  }
+
+  take(chunk: Buffer): void {
     this.#pieces.push(chunk);
     this.#bytes += chunk.length;
     this.#piecesBytes += chunk.length;
     // aedes may read on while it is given a packet.
     if (this.#isReading) return;
-    this.#take();
+    this.#takeOn();
   }
 
-  #take(): void {
+  #takeOn(): void {
     this.#isReading = true;
     const until = this.#options.turns.begin();
     while (this.#piecesBytes >= this.#wantedBytes && !this.#isWaiting) {
@@ -149,7 +153,7 @@ class PacketReader {
   readonly #goOn = (): void => {
     this.#isWaiting = false;
     if (this.#client.closed) this.#pieces = [];
-    else this.#take();
+    else this.#takeOn();
     if (this.#isWaiting) return;
     this.#isHeld = false;
     letReads(this.#client.conn, this);

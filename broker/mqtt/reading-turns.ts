@@ -1,3 +1,5 @@
+import type { Turn } from './held-reads.ts';
+
 /**
  * How much of what connections have sent is dealt with in one turn of the event loop, so that nobody's flood keeps the others waiting. It is read at the end of
  * the turn in which it came: telemetry is much, and what came by HTTP in the same turn does not wait behind it. A connection goes on
@@ -10,7 +12,7 @@ export class ReadingTurns {
   readonly #now: () => number;
   readonly #waiting: (() => void)[] = [];
   /** Those that have sent something, the first of them from `#lineFrom` on. */
-  #line: (() => void)[] = [];
+  #line: Turn[] = [];
   #lineFrom = 0;
   /** When the first of this turn began. */
   #beganAt: number | undefined;
@@ -25,16 +27,16 @@ export class ReadingTurns {
     return this.#waiting.length;
   }
 
-  /** Calls `read` at the end of this turn, or of a later one, after all those that came before. */
-  lineUp(read: () => void): void {
-    this.#line.push(read);
+  /** It reads at the end of this turn, or of a later one, after all those that came before. */
+  lineUp(turn: Turn): void {
+    this.#line.push(turn);
     if (this.#line.length === 1) setImmediate(this.#readLine);
   }
 
   readonly #readLine = (): void => {
     const until = this.#now() + TURN_MS_MAX;
     try {
-      do this.#line[this.#lineFrom++]?.();
+      do this.#line[this.#lineFrom++]?.read();
       while (this.#lineFrom < this.#line.length && this.#now() < until);
     } finally {
       if (this.#lineFrom < this.#line.length) {
