@@ -39,8 +39,9 @@ export async function seedState(dataDir: string, deviceCount: number, openCount 
 export async function setDeadlines(dataDir: string, expiresAt: number): Promise<void> {
   await withState(dataDir, async (state) => {
     let changes: Change[] = [];
-    for await (const { leaseUntil: _, ...command } of openCommands(state)) {
-      changes.push(...commandChanges({ ...command, state: 'queued', expiresAt }));
+    for await (const commands of openCommands(state)) {
+      for (const { leaseUntil: _, ...command } of commands)
+        changes.push(...commandChanges({ ...command, state: 'queued', expiresAt }));
       if (changes.length < COMMANDS_A_COMMIT) continue;
       await state.commit(changes, []);
       changes = [];

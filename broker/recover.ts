@@ -26,10 +26,11 @@ const LATEST_NS = 2n ** 63n - 2n;
 /** Throws StartError when State has open commands (it is not lost then), or History cannot be asked. */
 export async function recoverState(state: State, history: History, clock: Clock, dataDir: string): Promise<Recovered> {
   const isGoingOn = (await state.get(GOING_ON_KEY)) !== undefined;
-  for await (const { id } of openCommands(state)) {
+  for await (const [open] of openCommands(state)) {
     if (isGoingOn) break;
+    if (open === undefined) continue;
     throw new StartError(
-      `--recover is for a State folder that was lost, and this one has open commands (such as ${id}); start without it`,
+      `--recover is for a State folder that was lost, and this one has open commands (such as ${open.id}); start without it`,
     );
   }
   const now = clock.now();

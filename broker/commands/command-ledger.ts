@@ -71,7 +71,7 @@ export class CommandLedger extends EventEmitter<LedgerEvents> {
 
   /** Reads the open commands. What came due meanwhile is carried out; hand-overs by MQTT and event stream lapse, since their sessions are gone. */
   async load(): Promise<void> {
-    for await (const command of openCommands(this.#state)) this.book.put(command);
+    for await (const commands of openCommands(this.#state)) for (const command of commands) this.book.put(command);
     const now = this.#clock.now();
     for (const command of [...this.book.all()]) {
       this.#deadlines.set(command.id, nextDeadlineAt(command, now));

@@ -2,7 +2,7 @@ import { isEnded, type Command } from '../../devices/command.ts';
 import { DAY_MS } from '../../devices/clock.ts';
 import { uuidV7Ms } from '../../devices/uuid-v7.ts';
 import type { Change, State } from '../store/state.ts';
-import { valueAt, valuesUnder } from '../store/values.ts';
+import { manyValuesUnder, valueAt, valuesUnder } from '../store/values.ts';
 
 /**
  * Where commands stand in State: open ones under `command/{id}`; ended ones for a week under `ended/{id}`, with `ended-of/{device}/{id}`
@@ -26,8 +26,9 @@ export function commandChanges(command: Command): Change[] {
   ];
 }
 
-export async function* openCommands(state: State): AsyncIterable<Command> {
-  for await (const [, command] of valuesUnder<Command>(state, OPEN)) yield command;
+/** Many at a time. */
+export function openCommands(state: State): AsyncIterable<readonly Command[]> {
+  return manyValuesUnder<Command>(state, OPEN);
 }
 
 export async function endedCommand(state: State, id: string): Promise<Command | undefined> {

@@ -15,6 +15,19 @@ export async function* valuesUnder<T>(
   }
 }
 
+/** The values under a prefix, many at a time. */
+export async function* manyValuesUnder<T>(state: State, prefix: string): AsyncIterable<readonly T[]> {
+  for await (const entries of state.scanMany(prefix)) {
+    const values: T[] = [];
+    for (const [key, text] of entries) {
+      const value = read(text);
+      if (value === undefined) await state.putAside(key, text);
+      else values.push(value as T);
+    }
+    yield values;
+  }
+}
+
 export async function valueAt<T>(state: State, key: string): Promise<T | undefined> {
   const text = await state.get(key);
   if (text === undefined) return undefined;

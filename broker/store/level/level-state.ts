@@ -2,7 +2,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import type { Clock } from '../../../devices/clock.ts';
 import { DownlinkError } from '../../../devices/downlink-error.ts';
 import type { Snapshot } from '../snapshot.ts';
-import type { Change, CommitBound, Entry, Journal, State } from '../state.ts';
+import type { Change, CommitBound, Entry, Journal, ScanOptions, State } from '../state.ts';
 import { charsOf, CommitBatch, Lingering } from './commit-batch.ts';
 import { LevelJournal, type RecordKey } from './level-journal.ts';
 import { isOfDamage, openLevel, type Database } from './open-level.ts';
@@ -159,8 +159,11 @@ export class LevelState implements State {
     return this.#db.get(key);
   }
 
-  async *scan(prefix: string, options: { after?: string; reverse?: boolean } = {}): AsyncIterable<[string, string]> {
-    const { after, reverse = false } = options;
+  async *scan(prefix: string, options?: ScanOptions): AsyncIterable<[string, string]> {
+    for await (const read of this.scanMany(prefix, options)) yield* read;
+  }
+
+  async *scanMany(prefix: string, { after, reverse = false }: ScanOptions = {}): AsyncIterable<[string, string][]> {
     const end = `${prefix}~`;
     const range = reverse
       ? { gte: prefix, lt: after !== undefined && after < end ? after : end, reverse }
@@ -170,7 +173,7 @@ export class LevelState implements State {
     const entries = this.#db.iterator(range);
     try {
       for (let read = await entries.nextv(ENTRIES_A_READ); read.length > 0; read = await entries.nextv(ENTRIES_A_READ)) {
-        yield* read;
+        yield read;
       }
     } finally {
       await entries.close();
