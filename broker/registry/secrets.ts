@@ -64,7 +64,8 @@ export class SecretDigests {
    * not all of the hash is shown: a whole one could be continued.
    */
   seal(text: string): Buffer {
-    return hash('sha256', this.#sealPrefix + text, 'buffer').subarray(0, SEAL_BYTES);
+    // As text it takes half as long as in a buffer of its own.
+    return Buffer.from(hash('sha256', this.#sealPrefix + text, 'latin1').slice(0, SEAL_BYTES), 'latin1');
   }
 
   /** Constant in time for digests of one length. */
