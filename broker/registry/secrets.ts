@@ -65,7 +65,7 @@ export class SecretDigests {
    */
   seal(text: string): Buffer {
     // As text it takes half as long as in a buffer of its own.
-    return Buffer.from(hash('sha256', this.#sealPrefix + text, 'latin1').slice(0, SEAL_BYTES), 'latin1');
+    return Buffer.from(hash('sha256', this.#sealPrefix + text, 'hex').slice(0, 2 * SEAL_BYTES), 'hex');
   }
 
   /** Constant in time for digests of one length. */
