@@ -198,6 +198,23 @@ describe('the turns', () => {
     }
   });
 
+  test('know only of those that wait, also when the line never ends', async () => {
+    const turns = new ReadingTurns(() => now);
+    let reads = 0;
+    const greedy = {
+      read: (): void => {
+        reads += 1;
+        now += 5;
+        if (reads < 100) turns.lineUp(greedy);
+      },
+    };
+    for (let n = 0; n < 3; n += 1) turns.lineUp(greedy);
+    while (reads < 100) {
+      await new Promise((resolve) => setImmediate(resolve));
+      expect(turns.waiting).toBeLessThanOrEqual(3);
+    }
+  });
+
   test('let those that wait go on one a turn, in their order', async () => {
     const turns = new ReadingTurns(() => now);
     const said: string[] = [];

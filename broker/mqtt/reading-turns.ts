@@ -11,9 +11,8 @@ const TURN_MS_MAX = 8;
 export class ReadingTurns {
   readonly #now: () => number;
   readonly #waiting: (() => void)[] = [];
-  /** Those that have sent something, the first of them from `#lineFrom` on. */
-  #line: Turn[] = [];
-  #lineFrom = 0;
+  /** Those that have sent something. */
+  readonly #line: Turn[] = [];
   /** When the first of this turn began. */
   #beganAt: number | undefined;
   #isToGoOn = false;
@@ -24,7 +23,7 @@ export class ReadingTurns {
 
   /** How many wait. */
   get waiting(): number {
-    return this.#waiting.length;
+    return this.#line.length + this.#waiting.length;
   }
 
   /** It reads at the end of this turn, or of a later one, after all those that came before. */
@@ -35,16 +34,13 @@ export class ReadingTurns {
 
   readonly #readLine = (): void => {
     const until = this.#now() + TURN_MS_MAX;
+    let read = 0;
     try {
-      do this.#line[this.#lineFrom++]?.read();
-      while (this.#lineFrom < this.#line.length && this.#now() < until);
+      do this.#line[read++]?.read();
+      while (read < this.#line.length && this.#now() < until);
     } finally {
-      if (this.#lineFrom < this.#line.length) {
-        setImmediate(this.#readLine);
-      } else {
-        this.#line = [];
-        this.#lineFrom = 0;
-      }
+      this.#line.splice(0, read);
+      if (this.#line.length > 0) setImmediate(this.#readLine);
     }
   };
 
