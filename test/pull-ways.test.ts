@@ -297,9 +297,10 @@ describe('with three of ten requests and of answers lost', { timeout: 240_000 },
       });
       const workload = new ClientWorkload(server, client, device.id);
       await client.start();
-      for (let i = 0; i < 15; i += 1) await workload.add();
-      expect(await workload.outcome(), `seed ${seed}`).toEqual(allOf(15));
-      expect(lost.requests + lost.answers).toBeGreaterThan(0);
+      let added = 0;
+      // A client that needs few trips may be lucky at first.
+      for (; added < 15 || lost.requests + lost.answers === 0; added += 1) await workload.add();
+      expect(await workload.outcome(), `seed ${seed}`).toEqual(allOf(added));
     },
   );
 });
