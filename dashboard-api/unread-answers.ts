@@ -68,7 +68,7 @@ export class UnreadAnswers {
   }
 
   #checkSocket(socket: Socket): void {
-    if (!isClogged(socket) || carriesEvents(socket)) {
+    if (!hasUnsent(socket) || carriesEvents(socket)) {
       this.#forget(socket);
       if (this.#upgraded.has(socket)) this.#sockets.delete(socket);
       return;
@@ -87,7 +87,7 @@ export class UnreadAnswers {
       return false;
     }
     // Where the socket is clogged it has to wait for that, whatever its own window is, and the socket is what counts.
-    return !isClogged(session.socket) && this.#isStuck(stream, -stream.writableLength);
+    return !hasUnsent(session.socket) && this.#isStuck(stream, -stream.writableLength);
   }
 
   /** `gone`: grows when octets leave, and with nothing else. */
@@ -116,7 +116,7 @@ export class UnreadAnswers {
 }
 
 /** More waits in it than the system takes. */
-function isClogged(socket: Socket): boolean {
+function hasUnsent(socket: Socket): boolean {
   return socket.writableLength > 0 || writtenTo(socket).writeQueueSize > 0;
 }
 

@@ -4,6 +4,7 @@ import { setImmediate } from 'node:timers/promises';
 import { connect as connectTls } from 'node:tls';
 import { decode } from 'cborg';
 import { afterEach, beforeEach, expect, test } from 'vitest';
+import { ERROR, FLAG, FRAME, frameOf, RawHttp2, requestHeaders, uint32 } from './attacks/raw-http2.ts';
 import { ADMIN_KEY } from './live-server.ts';
 import { TlsServer } from './tls-server.ts';
 
@@ -153,6 +154,20 @@ test('a flood of resets ends the session and nothing else', async () => {
   expect(session.closed || session.destroyed).toBe(true);
   session = newSession();
   expect(await ask('/healthz')).toMatchObject({ status: 200 });
+});
+
+test('requests that are reset by the write that brings them are not taken up', async () => {
+  const raw = await RawHttp2.open(server.httpsPort, { ca: server.authority.pem });
+  const headers = requestHeaders('/v1/device/commands', { authorization: `Bearer ${token}` });
+  const polls = Array.from({ length: 20 }, (_, n) => 2 * n + 1).flatMap((stream) => [
+    frameOf(FRAME.headers, FLAG.endHeaders | FLAG.endStream, stream, headers),
+    frameOf(FRAME.reset, 0, stream, uint32(ERROR.cancel)),
+  ]);
+  raw.send(Buffer.concat(polls));
+  raw.request(101);
+  expect(await raw.answered(101)).toBe(true);
+  expect(await server.metric('downlink_polls_total{status="204"}')).toBe(0);
+  raw.end();
 });
 
 test('a session carries a hundred requests at a time, and headers up to the bound', async () => {

@@ -5,7 +5,7 @@ import { DownlinkError } from '../../devices/downlink-error.ts';
 import type { ErrorCode } from '../../devices/error-codes.ts';
 import { BOUNDS, type BoundName } from '../bounds.ts';
 import type { Limits } from '../limits/limits.ts';
-import { holdReads, letReads } from './held-reads.ts';
+import { holdReads, letReads } from './read-gate.ts';
 import { takeLargeMessages } from './websocket.ts';
 
 /**

@@ -1,5 +1,5 @@
 import type { Client } from 'aedes';
-import { holdReads, letReads, readInTurn, type Reading, type Turn } from './held-reads.ts';
+import { holdReads, letReads, readInTurn, type Reading, type Turn } from './read-gate.ts';
 import { isForPieces, takeInPieces } from './many-filters.ts';
 import { packetFault, type PacketFault } from './packet-faults.ts';
 import type { ReadingTurns } from './reading-turns.ts';

@@ -1,4 +1,4 @@
-import type { Turn } from './held-reads.ts';
+import type { Turn } from './read-gate.ts';
 
 /**
  * How much of what connections have sent is dealt with in one turn of the event loop, so that nobody's flood keeps the others waiting. It is read at the end of

@@ -57,7 +57,7 @@ export interface State {
   /** Every key that starts with `prefix`, in order; `after` (exclusive) resumes, `reverse` starts at the end. */
   scan(prefix: string, options?: ScanOptions): AsyncIterable<[key: string, value: string]>;
 
-  /** Like `scan`, many at a time: of a million a step of an iterator each takes as long as reading them. */
+  /** Like `scan`, many at a time: where there are very many, a step of an iterator for each is a good part of the time. */
   scanMany(prefix: string, options?: ScanOptions): AsyncIterable<readonly [key: string, value: string][]>;
 
   /** Takes a value that cannot be read out of the way, so that it is met once, and tells of it in one line. */
