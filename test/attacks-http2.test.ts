@@ -162,6 +162,19 @@ describe('over HTTP/2', () => {
     await isServed();
   });
 
+  test('more streams at a time than may be end the session of a client that has acknowledged how many', async () => {
+    await server.withstands('HTTP/2: 101 streams at a time', async () => {
+      const client = await session();
+      client.request(1);
+      expect(await client.answered(1)).toBe(true);
+      // In one write: none is answered before all have come.
+      client.send(Buffer.concat(Array.from({ length: 101 }, (_, n) => unfinished(odd(n + 1)))));
+      await client.over;
+      client.end();
+    });
+    await isServed();
+  });
+
   test('more streams at a time than may be are refused, and the others served', async () => {
     await server.withstands('HTTP/2: 150 streams at a time', async () => {
       const client = await session();
