@@ -123,9 +123,8 @@ export class Connections {
   }
 
   /** Something for the device is not sent, since it does not read what was. */
-  dropped(deviceId: string): null {
+  dropped(deviceId: string): void {
     this.#limits.reached('backlog_bytes', { client: deviceId });
-    return null;
   }
 
   /** A device's message is not taken, which ends its connection. */

@@ -7,8 +7,15 @@ import { commandsTopic, notifyTopic } from '../../devices/topics.ts';
 import type { NotifySession } from '../commands/notifier.ts';
 import type { PushSession } from '../commands/push-line.ts';
 import { OrderedReplies } from './ordered-replies.ts';
+import { publishOctets } from './outgoing-packets.ts';
 
-/** One MQTT connection of a device: which message id stands for which command, and acknowledgements in the order of arrival. */
+/**
+ * One MQTT connection of a device: which message id stands for which command, and acknowledgements in the order of arrival. What is pushed to it is written
+ * at once: by aedes it would go out in the next turn of the event loop, after all that this one acknowledges.
+ */
+
+/** A part of aedes that it does not document: a connection that takes nothing for a while ends. */
+type Internals = { waitForDrain(done: () => void): void };
 
 /** Messages of one connection whose durability is awaited at a time, and which are acknowledged in one turn; the rest of what was read waits for its turn. */
 const ACKS_OUTSTANDING_MAX = 256;
@@ -20,6 +27,9 @@ const PUBACK_MS_MAX = 5_000;
 
 /** Refused filters that are told of in a second. */
 const FILTERS_TOLD_OF_MAX = 10;
+
+/** Of what the device does not read: beyond so many octets messages for it are dropped. */
+export type Backlog = { readonly bytesMax: number; readonly onDropped: () => void };
 
 export class DeviceSession implements PushSession, NotifySession {
   readonly deviceId: string;
@@ -35,18 +45,16 @@ export class DeviceSession implements PushSession, NotifySession {
   isCut = false;
   /** Messages that wait, unacknowledged, for room in the journal. */
   held = 0;
-  /** A subscriber that does not read: messages for it beyond this many octets are dropped. */
-  readonly #backlogBytesMax: number;
+  readonly #backlog: Backlog;
   readonly #gone = new AbortController();
   readonly #commandByMessageId = new Map<number, string>();
-  readonly #messageIdOfPush = new WeakMap<object, number>();
   #lastMessageId = 0;
   #filtersToldOf = 0;
 
-  constructor(deviceId: string, client: Client, backlogBytesMax: number) {
+  constructor(deviceId: string, client: Client, backlog: Backlog) {
     this.deviceId = deviceId;
     this.client = client;
-    this.#backlogBytesMax = backlogBytesMax;
+    this.#backlog = backlog;
     setMaxListeners(0, this.#gone.signal);
   }
 
@@ -65,36 +73,24 @@ export class DeviceSession implements PushSession, NotifySession {
   }
 
   get hasBacklog(): boolean {
-    return 'writableLength' in this.client.conn && this.client.conn.writableLength > this.#backlogBytesMax;
+    return 'writableLength' in this.client.conn && this.client.conn.writableLength > this.#backlog.bytesMax;
   }
 
   push(command: Command): void {
-    const payload = Buffer.from(JSON.stringify(commandMessage(command)));
+    if (this.hasBacklog) return this.#backlog.onDropped();
     const messageId = this.nextMessageId();
     this.#commandByMessageId.set(messageId, command.id);
     for (const oldest of this.#commandByMessageId.keys()) {
       if (this.#commandByMessageId.size <= PUSHES_REMEMBERED_MAX) break;
       this.#commandByMessageId.delete(oldest);
     }
-    // aedes makes packets of its own on the way out; the payload is what stays the same object.
-    this.#messageIdOfPush.set(payload, messageId);
-    this.client.publish(
-      { cmd: 'publish', topic: commandsTopic(this.deviceId), payload, qos: 1, dup: false, retain: false },
-      () => {},
-    );
+    this.#publish(commandsTopic(this.deviceId), commandMessage(command), this.commandsQos, messageId);
   }
 
   notify(pending: number, isUrgent: boolean): boolean {
     if (this.hasBacklog) return false;
-    const payload = Buffer.from(JSON.stringify({ pending, urgent: isUrgent }));
-    const qos = this.notifyQos === 0 ? 0 : 1;
-    this.client.publish({ cmd: 'publish', topic: notifyTopic(this.deviceId), payload, qos, dup: false, retain: false }, () => {});
+    this.#publish(notifyTopic(this.deviceId), { pending, urgent: isUrgent }, this.notifyQos, this.nextMessageId());
     return true;
-  }
-
-  /** The message id for an outgoing packet: the push's own, or a free one, so that the two never meet. */
-  messageIdFor(payload: object): number {
-    return this.#messageIdOfPush.get(payload) ?? this.nextMessageId();
   }
 
   /** The command that the PUBACK with this message id confirms. */
@@ -104,6 +100,7 @@ export class DeviceSession implements PushSession, NotifySession {
     return commandId;
   }
 
+  /** For an outgoing packet: one that stands for no command. */
   nextMessageId(): number {
     do {
       this.#lastMessageId = (this.#lastMessageId % MESSAGE_ID_MAX) + 1;
@@ -116,6 +113,14 @@ export class DeviceSession implements PushSession, NotifySession {
     if (this.#filtersToldOf === 0) setTimeout(() => (this.#filtersToldOf = 0), SECOND_MS).unref();
     this.#filtersToldOf += 1;
     return this.#filtersToldOf <= FILTERS_TOLD_OF_MAX;
+  }
+
+  /** With QoS 1, or 0 where it has subscribed with that [MQTT-3.8.4-6]. */
+  #publish(topic: string, message: object, subscribedQos: number | undefined, messageId: number): void {
+    if (this.client.closed) return;
+    const qos = subscribedQos === 0 ? 0 : 1;
+    const octets = publishOctets({ topic, payload: JSON.stringify(message), qos, retain: false, dup: false, messageId });
+    if (!this.client.conn.write(octets)) (this.client as Client & Internals).waitForDrain(() => {});
   }
 
   /** Closes the connection; its will is not published. */

@@ -1,6 +1,6 @@
 import type { Client, Subscriptions, UnsubscribePacket } from 'aedes';
 import { packetFault, type PacketFault } from './packet-faults.ts';
-import { subackOctets, unsubackOctets } from './program-packets.ts';
+import { subackOctets, unsubackOctets } from './outgoing-packets.ts';
 import type { ReadingTurns } from './reading-turns.ts';
 
 /**

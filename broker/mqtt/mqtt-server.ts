@@ -218,7 +218,11 @@ export class MqttServer {
     if (identity.kind === 'program') {
       return (await programs.admit(client, identity.key)) ? undefined : refused('there is no room for another session');
     }
-    const session = new DeviceSession(identity.id, client, this.#parts.connections.bounds.backlog_bytes);
+    const { connections } = this.#parts;
+    const session = new DeviceSession(identity.id, client, {
+      bytesMax: connections.bounds.backlog_bytes,
+      onDropped: () => connections.dropped(identity.id),
+    });
     this.#sessions.set(client, session);
     const others = this.#sessionsOf.get(identity.id) ?? new Set();
     this.#sessionsOf.set(identity.id, others.add(session));
@@ -339,8 +343,11 @@ export class MqttServer {
     if (packet.clientId !== undefined) return null;
     // A refused filter may still be in a session that aedes restored, so what goes out is looked at again.
     if (session === undefined || !isDownTopic(session.deviceId, packet.topic)) return null;
-    if (session.hasBacklog) return this.#parts.connections.dropped(session.deviceId);
-    packet.messageId = session.messageIdFor(Object(packet.payload) as object);
+    if (session.hasBacklog) {
+      this.#parts.connections.dropped(session.deviceId);
+      return null;
+    }
+    packet.messageId = session.nextMessageId();
     return packet;
   }
 

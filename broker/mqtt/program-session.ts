@@ -1,7 +1,7 @@
 import type { Client } from 'aedes';
 import { mayReceive, type TopicRights } from '../../devices/topic-rights.ts';
 import { OrderedReplies } from './ordered-replies.ts';
-import { publishOctets, pubrelOctets } from './program-packets.ts';
+import { publishOctets, pubrelOctets } from './outgoing-packets.ts';
 import type { Outgoing } from './sessions/outgoing-queues.ts';
 import type { OnReached } from './sessions/session-bounds.ts';
 import type { SessionStore } from './sessions/session-store.ts';

@@ -17,16 +17,20 @@ const PUBREL = 0x62;
 const SUBACK = 0x90;
 const UNSUBACK = 0xb0;
 
-export function publishOctets({ topic, payload, qos, retain, dup, messageId }: OutgoingPublish): Buffer {
-  const name = Buffer.from(topic);
-  const idBytes = qos > 0 ? 2 : 0;
-  const header = Buffer.alloc(2 + name.length + idBytes);
-  header.writeUInt16BE(name.length);
-  name.copy(header, 2);
-  if (qos > 0) header.writeUInt16BE(messageId ?? 0, 2 + name.length);
-  const body = typeof payload === 'string' ? Buffer.from(payload) : payload;
-  const flags = PUBLISH | (dup ? DUP : 0) | (qos << 1) | (retain ? RETAIN : 0);
-  return Buffer.concat([Buffer.from([flags, ...lengthOctets(header.length + body.length)]), header, body]);
+export function publishOctets({ topic, payload, qos, retain, dup, messageId = 0 }: OutgoingPublish): Buffer {
+  const topicBytes = Buffer.byteLength(topic);
+  const payloadBytes = Buffer.byteLength(payload);
+  const remaining = 2 + topicBytes + (qos > 0 ? 2 : 0) + payloadBytes;
+  const length = lengthOctets(remaining);
+  const octets = Buffer.allocUnsafe(1 + length.length + remaining);
+  let at = octets.writeUInt8(PUBLISH | (dup ? DUP : 0) | (qos << 1) | (retain ? RETAIN : 0));
+  for (const octet of length) at = octets.writeUInt8(octet, at);
+  at = octets.writeUInt16BE(topicBytes, at);
+  at += octets.write(topic, at);
+  if (qos > 0) at = octets.writeUInt16BE(messageId, at);
+  if (typeof payload === 'string') octets.write(payload, at);
+  else payload.copy(octets, at);
+  return octets;
 }
 
 export function pubrelOctets(messageId: number): Buffer {
