@@ -76,11 +76,10 @@ export class Deadlines {
     this.#arm();
   }
 
+  /** What is set twice to the same time may stay twice: it is due once. */
   #compact(): void {
-    this.#heap = new TinyQueue(
-      Array.from(this.#at, ([id, at]) => ({ id, at })),
-      byTime,
-    );
+    const current = this.#heap.data.filter(({ id, at }) => this.#at.get(id) === at);
+    this.#heap = new TinyQueue(current, byTime);
   }
 }
 

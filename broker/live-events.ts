@@ -4,8 +4,8 @@ import type { Presence, PresenceState } from '../devices/presence.ts';
 import type { MetricValue } from '../devices/telemetry.ts';
 
 /**
- * What happens, as it happens, for live streams. The last events are kept, so that a stream that was cut can go on where it was; ids
- * are only good within one run of the server.
+ * What happens, as it happens, for live streams. From the first listener on the last events are kept, so that a stream that was cut can go on where it was;
+ * ids are only good within one run of the server.
  */
 export type LiveEvent =
   | TelemetryEvent
@@ -50,6 +50,8 @@ export class LiveEvents {
   readonly #listeners = new Set<(numbered: NumberedEvent) => void>();
   #sequence = 0;
   #lastListenerAt: number | undefined;
+  /** Nothing before this number is kept: nobody had listened yet, so nobody has a place there to go on from. */
+  #keptFrom = Number.POSITIVE_INFINITY;
   /** Telemetry before this number was not kept, because nobody listened. */
   #telemetryFrom = 0;
 
@@ -65,6 +67,7 @@ export class LiveEvents {
       return;
     }
     this.#sequence += 1;
+    if (this.#keptFrom === Number.POSITIVE_INFINITY) return;
     this.#kept[this.#sequence % KEPT_EVENTS_MAX] = event;
     if (this.#listeners.size === 0) return;
     const numbered = { sequence: this.#sequence, event };
@@ -85,6 +88,7 @@ export class LiveEvents {
   /** Calls `listener` for each event from now on; returns the way out. */
   subscribe(listener: (numbered: NumberedEvent) => void): () => void {
     this.#listeners.add(listener);
+    this.#keptFrom = Math.min(this.#keptFrom, this.#sequence);
     return () => {
       this.#listeners.delete(listener);
       this.#lastListenerAt = this.#clock.now();
@@ -96,7 +100,7 @@ export class LiveEvents {
    * count only for those who want it.
    */
   since(sequence: number, wantsTelemetry = true, limit = KEPT_EVENTS_MAX): NumberedEvent[] | undefined {
-    if (sequence > this.#sequence || this.#sequence - sequence > KEPT_EVENTS_MAX) return undefined;
+    if (sequence > this.#sequence || sequence < this.#keptFrom || this.#sequence - sequence > KEPT_EVENTS_MAX) return undefined;
     if (wantsTelemetry && sequence < this.#telemetryFrom) return undefined;
     const events: NumberedEvent[] = [];
     for (let n = sequence + 1; n <= this.#sequence && events.length < limit; n += 1) {

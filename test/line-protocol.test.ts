@@ -87,6 +87,17 @@ describe('line protocol', () => {
     ['something after the time', 'telemetry,device=a x=1 1 2'],
   ])('%s is no row', (_, row) => {
     expect(() => parseRow(row)).toThrow(SyntaxError);
+    expect(() => parseRow(row, 0, row.length, () => 0)).toThrow(SyntaxError);
+  });
+
+  test('of a row only as many fields are taken as are wanted', () => {
+    const row = 'command,device=a,name=b id="c",state="sent",attempts=3i,late=true 20';
+    const wanted = (max: number): readonly string[] =>
+      parseRow(row, 0, row.length, (measurement) => (measurement === 'command' ? max : 99)).fields;
+    expect(wanted(0)).toEqual([]);
+    expect(wanted(2)).toEqual(['id', '"c"', 'state', '"sent"']);
+    expect(wanted(9)).toEqual(parseRow(row).fields);
+    expect(parseRow(row, 0, row.length, () => 1)).toMatchObject({ fieldsFrom: 24, fieldsTo: 65, timeNs: '20' });
   });
 
   test('integers are numbers', () => {

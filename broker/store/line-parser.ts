@@ -7,7 +7,7 @@ export type Row = {
   readonly measurement: string;
   /** Names and values by turns. */
   readonly tags: readonly string[];
-  /** Names and values by turns; values as they were written, see valueOf. */
+  /** Names and values by turns, of as many fields as were wanted; values as they were written, see valueOf. */
   readonly fields: readonly string[];
   /** Where the fields stand in the text that was read. */
   readonly fieldsFrom: number;
@@ -16,8 +16,10 @@ export type Row = {
   readonly timeNs: string;
 };
 
-const BARE_VALUE = /^(?:-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|-?\d+i|true|false)$/;
+/** Where it is looked for, and no further. */
+const BARE_VALUE = /(?:-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|-?\d+i|true|false)(?=[, \n]|$)/y;
 const TIME_DIGITS_MAX = 19;
+const ALL = (): number => Number.POSITIVE_INFINITY;
 
 const SPACE = 32;
 const QUOTE = 34;
@@ -27,10 +29,10 @@ const EQUALS = 61;
 const BACKSLASH = 92;
 
 /**
- * Reads the row that stands in `text` from `from` to `to`: in place, since cutting it out first costs as much again. Throws
- * SyntaxError with the reason when it is not one of ours.
+ * Reads the row that stands in `text` from `from` to `to`: in place, since cutting it out first costs as much again. Of its first
+ * `fieldsMax` fields it takes name and value; that all are well formed is seen to. Throws SyntaxError with the reason when it is not one of ours.
  */
-export function parseRow(text: string, from = 0, to = text.length): Row {
+export function parseRow(text: string, from = 0, to = text.length, fieldsMax: (measurement: string) => number = ALL): Row {
   const tags: string[] = [];
   const fields: string[] = [];
   let at = nameEnd(text, from, to);
@@ -44,7 +46,7 @@ export function parseRow(text: string, from = 0, to = text.length): Row {
   }
   if (text.charCodeAt(at) !== SPACE) throw new SyntaxError('tags end with a space');
   const fieldsFrom = at + 1;
-  at = readFields(text, fieldsFrom, to, fields);
+  at = readFields(text, fieldsFrom, to, fields, fieldsMax(measurement));
   if (text.charCodeAt(at) !== SPACE || !isInteger(text, at + 1, to))
     throw new SyntaxError('a row ends with its time in nanoseconds');
   return { measurement, tags, fields, fieldsFrom, fieldsTo: at, timeNs: text.slice(at + 1, to) };
@@ -53,7 +55,7 @@ export function parseRow(text: string, from = 0, to = text.length): Row {
 /** Names and values by turns. Throws SyntaxError when `text` is not a list of fields. */
 export function parseFields(text: string): string[] {
   const fields: string[] = [];
-  if (readFields(text, 0, text.length, fields) !== text.length) throw new SyntaxError('there is more than fields');
+  if (readFields(text, 0, text.length, fields, ALL()) !== text.length) throw new SyntaxError('there is more than fields');
   return fields;
 }
 
@@ -65,17 +67,16 @@ export function valueOf(text: string): MetricValue {
   return Number(text.endsWith('i') ? text.slice(0, -1) : text);
 }
 
-/** Reads fields from `at` into `fields`; returns where they end. */
-function readFields(text: string, at: number, to: number, fields: string[]): number {
+/** Reads fields from `at` on, the first `max` of them into `fields`; returns where they end. */
+function readFields(text: string, at: number, to: number, fields: string[], max: number): number {
   for (;;) {
     const equals = nameEnd(text, at, to);
     if (text.charCodeAt(equals) !== EQUALS) throw new SyntaxError('a field has no value');
     const start = equals + 1;
     const end = text.charCodeAt(start) === QUOTE ? closingQuote(text, start) + 1 : bareEnd(text, start, to);
-    const value = text.slice(start, end);
     if (end > to) throw new SyntaxError('a string has no end');
-    if (text.charCodeAt(start) !== QUOTE && !BARE_VALUE.test(value)) throw new SyntaxError('a value cannot be read');
-    fields.push(text.slice(at, equals), value);
+    if (text.charCodeAt(start) !== QUOTE && !isBareValue(text, start, end)) throw new SyntaxError('a value cannot be read');
+    if (fields.length < 2 * max) fields.push(text.slice(at, equals), text.slice(start, end));
     if (text.charCodeAt(end) !== COMMA) return end;
     at = end + 1;
   }
@@ -92,6 +93,11 @@ function nameEnd(text: string, at: number, to: number): number {
     if (char < SPACE || char === QUOTE || char === BACKSLASH) break;
   }
   throw new SyntaxError('a name is missing or malformed');
+}
+
+function isBareValue(text: string, start: number, end: number): boolean {
+  BARE_VALUE.lastIndex = start;
+  return BARE_VALUE.test(text) && BARE_VALUE.lastIndex === end;
 }
 
 function bareEnd(text: string, at: number, to: number): number {

@@ -14,8 +14,8 @@ export type ChunkCount = { last: number };
 /** Fields put before the event loop gets its turn: some 2 ms. */
 const FIELDS_A_TURN = 1_000;
 const COMMANDS_A_TURN = 250;
-/** The first field of a row that commandLine wrote, which has all there is to say. Others add to what is there. */
-const WHOLE_ROW_STARTS_WITH = 'id';
+/** The first fields of a row that commandLine wrote, which has all there is to say. Others add to what is there. */
+const WHOLE_ROW_STARTS_WITH = ['id', 'state'];
 
 /** Writes line protocol in one batch, durable when it resolves. Rows that are none of History's come back with the reason. */
 export async function writeRows(db: Database, text: string, chunks: ChunkCount): Promise<RefusedLine[]> {
@@ -27,9 +27,9 @@ export async function writeRows(db: Database, text: string, chunks: ChunkCount):
     for (const end of rowEnds(text)) {
       if (end > start) {
         try {
-          const row = parseRow(text, start, end);
+          const row = parseRow(text, start, end, fieldsNeeded);
           batch.add(row, text);
-          fields += row.fields.length / 2;
+          fields += Math.max(row.fields.length / 2, 1);
         } catch (error) {
           if (!(error instanceof SyntaxError)) throw error;
           refused.push({ line: text.slice(start, end), reason: error.message });
@@ -47,7 +47,11 @@ export async function writeRows(db: Database, text: string, chunks: ChunkCount):
   return refused;
 }
 
-type CommandRow = { readonly keys: CommandKeys; readonly fields: readonly string[]; readonly text: string };
+type CommandRow = {
+  readonly keys: CommandKeys;
+  /** Id and state among them. */ readonly fields: readonly string[];
+  readonly text: string;
+};
 /** A chunk of points that grows. */
 type Gathering = { readonly span: string; firstTime: string; text: string };
 
@@ -81,11 +85,9 @@ class RowBatch {
       case 'command': {
         if (nameTag !== 'name' || name === undefined) throw new SyntaxError('a command row has a name');
         const keys = commandKeys(device, time, name);
-        const isWhole = fields[0] === WHOLE_ROW_STARTS_WITH;
-        this.#commands.set(
-          keys.row,
-          isWhole ? { keys, fields, text: text.slice(fieldsFrom, fieldsTo) } : this.#merged(keys, fields),
-        );
+        const given = text.slice(fieldsFrom, fieldsTo);
+        const isWhole = WHOLE_ROW_STARTS_WITH.every((field, i) => fields[2 * i] === field);
+        this.#commands.set(keys.row, isWhole ? { keys, fields, text: given } : this.#merged(keys, parseFields(given)));
         return;
       }
       case 'command_event':
@@ -162,6 +164,12 @@ class RowBatch {
   #put(key: string, value: string): void {
     this.#batch.put(key, value);
   }
+}
+
+/** Most rows are kept as the text that they are. */
+function fieldsNeeded(measurement: string): number {
+  if (measurement === 'telemetry') return Number.POSITIVE_INFINITY;
+  return measurement === 'command' ? WHOLE_ROW_STARTS_WITH.length : 0;
 }
 
 function fieldOf(fields: readonly string[], name: string): string | undefined {
