@@ -15,7 +15,7 @@ export class CommitBatch {
   readonly #lines: string[] = [];
   /** The last row of each thing that has one at a time. */
   readonly #latest = new Map<string, () => string>();
-  readonly #takenIn: Lingering[] = [];
+  readonly #takenIn: Settler[] = [];
   readonly #settler = new Settler();
   #urgent: Settler | undefined;
 
@@ -43,8 +43,9 @@ export class CommitBatch {
 
   /** What lingered, which came before what joins from now on. */
   takeIn(lingering: Lingering): void {
-    for (const { changes, entries } of lingering.steps) this.join(changes, entries);
-    this.#takenIn.push(lingering);
+    const { steps, settler } = lingering.take();
+    for (const { changes, entries } of steps) this.join(changes, entries);
+    this.#takenIn.push(settler);
   }
 
   /** Its rows as text, each with its newline. Makes those that are made only when they are written. */
@@ -54,13 +55,13 @@ export class CommitBatch {
   }
 
   resolve(): void {
-    for (const { settler } of this.#takenIn) settler.resolve();
+    for (const settler of this.#takenIn) settler.resolve();
     this.#urgent?.resolve();
     this.#settler.resolve();
   }
 
   reject(error: Error): void {
-    for (const { settler } of this.#takenIn) settler.reject(error);
+    for (const settler of this.#takenIn) settler.reject(error);
     this.#urgent?.reject(error);
     this.#settler.reject(error);
   }
@@ -68,15 +69,36 @@ export class CommitBatch {
 
 /** What is not yet in any batch. */
 export class Lingering {
-  readonly steps: { readonly changes: readonly Change[]; readonly entries: readonly Entry[] }[] = [];
   /** Milliseconds, by a clock that does not go back. */
   readonly since: number;
-  readonly settler = new Settler();
+  #held: Held | undefined = { steps: [], settler: new Settler() };
 
   constructor(since: number) {
     this.since = since;
   }
+
+  /** Resolves once it is durable. */
+  add(step: Step): Promise<void> {
+    const { steps, settler } = this.#whatIsHeld();
+    steps.push(step);
+    return settler.promise;
+  }
+
+  /** It is left empty: the tables that a map of many comings and goings has outgrown still hold what was in them, and V8 copies all of that. */
+  take(): Held {
+    const held = this.#whatIsHeld();
+    this.#held = undefined;
+    return held;
+  }
+
+  #whatIsHeld(): Held {
+    if (this.#held === undefined) throw new Error('bug: what lingered is in a batch already');
+    return this.#held;
+  }
 }
+
+type Held = { readonly steps: Step[]; readonly settler: Settler };
+type Step = { readonly changes: readonly Change[]; readonly entries: readonly Entry[] };
 
 /** A promise to be settled from outside. */
 class Settler {

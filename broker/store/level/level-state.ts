@@ -119,8 +119,7 @@ export class LevelState implements State {
       this.#lingering.set(of, lingering);
     }
     this.#lingerTimer ??= setTimeout(() => this.#endLingering(), LINGER_MS);
-    lingering.steps.push({ changes, entries });
-    return lingering.settler.promise;
+    return lingering.add({ changes, entries });
   }
 
   flush(): Promise<void> {
