@@ -1,4 +1,5 @@
-import { connect } from 'node:net';
+import { on } from 'node:events';
+import { connect, type Socket } from 'node:net';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { DEFAULT_BOUNDS } from '../broker/bounds.ts';
 import { eventually, expectProblem } from './api-support.ts';
@@ -134,19 +135,41 @@ describe('a long poll', () => {
 });
 
 describe('an answer that never leaves', () => {
-  test('gives its commands back at once, and the attempt does not count', async () => {
-    const { id } = await server.issue('label', { name: 'show', params: 'x'.repeat(100) });
+  const BIG = { name: 'show', params: 'x'.repeat(100) };
+  /** Answers leave in the order of the requests: what comes after this waits behind it, since nothing fits into its answer. */
+  const FIRST = 'wait=60&maxBytes=64';
+  let socket: Socket;
+
+  beforeEach(() => {
     const { hostname, port } = new URL(server.url);
-    const socket = connect(Number(port), hostname);
-    const poll = (query: string): string =>
-      `GET /v1/device/commands?${query} HTTP/1.1\r\nHost: ${hostname}\r\nAuthorization: Bearer ${token}\r\n\r\n`;
-    // Answers leave in the order of the requests: the second waits behind the first, which nothing fits into.
-    socket.write(poll('wait=60&maxBytes=64') + poll('limit=1'));
+    socket = connect(Number(port), hostname);
+  });
+
+  function poll(...queries: string[]): void {
+    const heads = `HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer ${token}\r\n\r\n`;
+    socket.write(queries.map((query) => `GET /v1/device/commands?${query} ${heads}`).join(''));
+  }
+
+  test('gives its commands back at once, and the attempt does not count', async () => {
+    const { id } = await server.issue('label', BIG);
+    poll(FIRST, 'limit=1');
     await server.commandIn(id, 'sent');
     socket.destroy();
     await server.commandIn(id, 'queued');
     expect(await server.command(id)).toMatchObject({ state: 'queued', attempts: 0 });
     expect((await pull('?limit=1')).body.commands).toMatchObject([{ id, attempt: 1 }]);
+  });
+
+  test('does so with others of its connection, and leaves alone what an answer took that did leave', async () => {
+    const taken = await server.issue('label', BIG);
+    poll('limit=1');
+    for await (const chunk of on(socket, 'data')) if (String(chunk).includes(taken.id)) break;
+    const lost = [await server.issue('label', BIG), await server.issue('label', BIG)];
+    poll(FIRST, 'limit=1', 'limit=1');
+    for (const { id } of lost) await server.commandIn(id, 'sent');
+    socket.destroy();
+    for (const { id } of lost) await server.commandIn(id, 'queued');
+    expect(await server.command(taken.id)).toMatchObject({ state: 'sent', attempts: 1 });
   });
 });
 
