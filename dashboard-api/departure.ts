@@ -16,7 +16,10 @@ export function goingOf({ raw }: FastifyReply): EventEmitter {
   return isHttp2(raw.req) ? raw : raw.req.socket;
 }
 
-/** Calls `listener` when the client goes before the whole of the answer has left. Call it before the answer is sent. */
+/**
+ * Calls `listener` when the client goes before the whole of the answer has left; it may be kept until the connection's next such answer. Call it before the
+ * answer is sent.
+ */
 export function onLost({ raw }: FastifyReply, listener: () => void): void {
   if (!isHttp2(raw.req)) return answersOf(raw.req.socket).add({ raw, listener });
   raw.once('close', listener);

@@ -185,5 +185,7 @@ export function pullRequestOf({ limit, maxBytes }: Pick<PollQuery, 'limit' | 'ma
 /** Has the commands offered again at once when their answer never leaves, because the client has gone. Call it before the answer is sent. */
 export function releaseIfLost(reply: FastifyReply, { pull }: Pick<ApiParts, 'pull'>, commands: readonly Command[]): void {
   if (hasGone(reply)) return pull.release(commands);
-  onLost(reply, () => pull.release(commands));
+  // It may be kept for as long as the connection is idle, and what the commands carry need not be.
+  const handedOver = commands.map(({ id, handover = 0 }) => ({ id, handover }));
+  onLost(reply, () => pull.release(handedOver));
 }

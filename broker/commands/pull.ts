@@ -159,7 +159,7 @@ export class CommandPull {
   }
 
   /** An answer with these commands, as leased for it, never left: they are offered again at once, and the attempt does not count. */
-  release(commands: readonly Command[]): void {
+  release(commands: readonly Pick<Command, 'id' | 'handover'>[]): void {
     for (const { id, handover } of commands) {
       if (this.#ledger.book.get(id)?.handover === handover) this.#ledger.tryStep(id, { type: 'release' });
     }

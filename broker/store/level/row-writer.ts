@@ -49,7 +49,8 @@ export async function writeRows(db: Database, text: string, chunks: ChunkCount):
 
 type CommandRow = {
   readonly keys: CommandKeys;
-  /** Id and state among them. */ readonly fields: readonly string[];
+  /** Id and state among them. */
+  readonly fields: readonly string[];
   readonly text: string;
 };
 /** A chunk of points that grows. */
