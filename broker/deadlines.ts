@@ -16,7 +16,8 @@ export class Deadlines {
   readonly #clock: Clock;
   readonly #onDue: (id: string) => void;
   readonly #onStepBack: () => void;
-  readonly #at = new Map<string, number>();
+  /** By id, the one that counts; the heap has those that were set before as well. */
+  readonly #current = new Map<string, Entry>();
   #heap = new TinyQueue<Entry>([], byTime);
   #timer: NodeJS.Timeout | undefined;
   #armedFor = Number.POSITIVE_INFINITY;
@@ -31,19 +32,20 @@ export class Deadlines {
 
   set(id: string, at: number | undefined): void {
     if (at === undefined) {
-      this.#at.delete(id);
-    } else if (this.#at.get(id) !== at) {
-      this.#at.set(id, at);
-      this.#heap.push({ id, at });
+      this.#current.delete(id);
+    } else if (this.#current.get(id)?.at !== at) {
+      const entry = { id, at };
+      this.#current.set(id, entry);
+      this.#heap.push(entry);
       if (at < this.#armedFor) this.#arm();
     }
-    if (this.#heap.length > 2 * this.#at.size + STALE_KEPT_MAX) this.#compact();
+    if (this.#heap.length > 2 * this.#current.size + STALE_KEPT_MAX) this.#compact();
   }
 
   close(): void {
     clearTimeout(this.#timer);
     this.#timer = undefined;
-    this.#at.clear();
+    this.#current.clear();
     this.#heap = new TinyQueue<Entry>([], byTime);
   }
 
@@ -68,18 +70,16 @@ export class Deadlines {
       const top = this.#heap.peek();
       if (top === undefined || top.at > now) break;
       this.#heap.pop();
-      if (this.#at.get(top.id) !== top.at) continue;
-      this.#at.delete(top.id);
+      if (this.#current.get(top.id) !== top) continue;
+      this.#current.delete(top.id);
       this.#onDue(top.id);
       done += 1;
     }
     this.#arm();
   }
 
-  /** What is set twice to the same time may stay twice: it is due once. */
   #compact(): void {
-    const current = this.#heap.data.filter(({ id, at }) => this.#at.get(id) === at);
-    this.#heap = new TinyQueue(current, byTime);
+    this.#heap = new TinyQueue([...this.#current.values()], byTime);
   }
 }
 
