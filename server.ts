@@ -50,6 +50,7 @@ import { recordRestore, type Restored } from './broker/backup/restore.ts';
 import { RefusedLogins } from './broker/refused-logins.ts';
 import { observe } from './broker/observe.ts';
 import type { History } from './broker/store/history.ts';
+import { HistoryPace } from './broker/store/history-pace.ts';
 import { InfluxHistory } from './broker/store/influx/influx-history.ts';
 import { LevelHistory } from './broker/store/level/level-history.ts';
 import { LevelState } from './broker/store/level/level-state.ts';
@@ -186,7 +187,8 @@ async function wire(
   await rejects.load();
   const adminKey = await ensureAdminKey(keys, config.dataDir, config.adminKey);
 
-  const shipper = new Shipper(state, history, quarantine, metrics, log);
+  const pace = new HistoryPace(state.journal, () => metrics.paced.inc());
+  const shipper = new Shipper(state, history, quarantine, pace, metrics, log);
   closers.push(() => shipper.close());
   const ledger = new CommandLedger(state, events, clock, mark);
   closers.push(() => ledger.close());
@@ -223,7 +225,7 @@ async function wire(
   shipper.start();
   gate.start();
 
-  const messages = new DeviceMessages(state, registry, ingest, ledger, rejects, metrics);
+  const messages = new DeviceMessages({ state, registry, ingest, ledger, rejects, pace, metrics });
   const room = new JournalRoom(state.journal);
   const onReached: OnReached = (bound, client) => limits.reached(BOUND_OF[bound], { client });
   const sessions = new SessionStore({ state, clock, bounds: sessionBoundsOf(config.bounds), onReached });
@@ -246,7 +248,7 @@ async function wire(
     metrics,
     log,
   });
-  observe(metrics, { ledger, parkedPolls, overload, registry, presence, state, shipper, quarantine, mqtt, room, clock });
+  observe(metrics, { ledger, parkedPolls, overload, registry, presence, state, shipper, pace, quarantine, mqtt, room, clock });
 
   const app = await createApp({
     registry,
@@ -270,6 +272,7 @@ async function wire(
     queries,
     ingest,
     telemetryKeys,
+    pace,
     latest,
     rejects,
     quarantine,

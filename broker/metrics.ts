@@ -82,6 +82,11 @@ export class Metrics {
     help: 'Shipments to History that failed and were tried again',
     registers: [this.registry],
   });
+  readonly paced = new Counter({
+    name: 'downlink_paced_total',
+    help: 'Lots of telemetry whose acknowledgement waited for History to catch up',
+    registers: [this.registry],
+  });
 
   readonly damage = new Counter({
     name: 'downlink_damage_total',

@@ -9,6 +9,7 @@ import type { JournalRoom } from './mqtt/journal-room.ts';
 import type { MqttServer } from './mqtt/mqtt-server.ts';
 import type { DeviceRegistry } from './registry/device-registry.ts';
 import type { PresenceTracker } from './registry/presence-tracker.ts';
+import type { HistoryPace } from './store/history-pace.ts';
 import type { Quarantine } from './store/quarantine.ts';
 import type { Shipper } from './store/shipper.ts';
 import type { State } from './store/state.ts';
@@ -24,13 +25,14 @@ export function observe(
     presence: PresenceTracker;
     state: State;
     shipper: Shipper;
+    pace: HistoryPace;
     quarantine: Quarantine;
     mqtt: MqttServer;
     room: JournalRoom;
     clock: Clock;
   },
 ): void {
-  const { ledger, parkedPolls, overload, registry, presence, state, shipper, quarantine, mqtt, room, clock } = parts;
+  const { ledger, parkedPolls, overload, registry, presence, state, shipper, pace, quarantine, mqtt, room, clock } = parts;
   const { journal } = state;
 
   ledger.on('stepped', (command, from) => {
@@ -67,6 +69,7 @@ export function observe(
   metrics.gauge('downlink_journal_bytes', 'Octets in the journal that History does not have yet', () => journal.bytes);
   metrics.gauge('downlink_journal_bytes_max', "The journal's bound", () => journal.bytesMax);
   metrics.gauge('downlink_held_messages', 'MQTT messages that wait for room in the journal', () => room.waiting);
+  metrics.gauge('downlink_paced', 'Lots of telemetry whose acknowledgement waits for History to catch up', () => pace.held);
   metrics.gauge('downlink_history_lag_seconds', 'Age of the oldest journal record', () =>
     journal.oldestAt === undefined ? 0 : Math.max(0, clock.now() - journal.oldestAt) / 1_000,
   );

@@ -25,6 +25,7 @@ import type { PresenceTracker } from '../broker/registry/presence-tracker.ts';
 import type { Readiness } from '../broker/readiness.ts';
 import type { RefusedLogins } from '../broker/refused-logins.ts';
 import type { History } from '../broker/store/history.ts';
+import type { HistoryPace } from '../broker/store/history-pace.ts';
 import type { Quarantine } from '../broker/store/quarantine.ts';
 import type { Shipper } from '../broker/store/shipper.ts';
 import type { Ingest } from '../broker/telemetry/ingest.ts';
@@ -57,6 +58,7 @@ export type ApiParts = {
   readonly queries: CommandQueries;
   readonly ingest: Ingest;
   readonly telemetryKeys: TelemetryKeys;
+  readonly pace: HistoryPace;
   readonly latest: LatestValues;
   readonly rejects: Rejects;
   readonly quarantine: Quarantine;

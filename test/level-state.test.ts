@@ -1,7 +1,7 @@
 import { cp, mkdtemp, readdir, rm, stat, symlink, truncate } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { afterEach, beforeEach, describe, expect, test } from 'vitest';
+import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest';
 import { LevelState } from '../broker/store/level/level-state.ts';
 
 /** A log ends before it is this long. */
@@ -318,6 +318,26 @@ describe('the journal', () => {
     state = await open();
     expect(await text(0)).toBe(left);
     expect(state.journal.bytes).toBe(left?.length);
+  });
+
+  test('counts its octets right after trims that could not be written', async () => {
+    for (const row of ['one', 'second', 'the third']) await state.commit([], [row]);
+    const first = (await state.journal.read(0, 1))?.through ?? 0;
+    const second = (await state.journal.read(first, 1))?.through ?? 0;
+    const value = (): string => {
+      throw new Error('the disk is gone');
+    };
+    const failing = [state.commit([{ put: 'k', value }], []), state.journal.trim(first)];
+    expect((await Promise.allSettled(failing)).map(({ status }) => status)).toEqual(['rejected', 'rejected']);
+    state.journal.trim(second).catch(() => {});
+    await vi.waitFor(() => state.check(), { timeout: 10_000 });
+    expect(state.journal.bytes).toBe((await text(0))?.length);
+    await state.journal.trim(second);
+    expect(await text(0)).toBe('the third\n');
+    expect(state.journal.bytes).toBe('the third\n'.length);
+    await state.close();
+    state = await open();
+    expect(state.journal.bytes).toBe('the third\n'.length);
   });
 
   test('at its bound refuses new entries with journal_full, and takes them again after a trim', async () => {

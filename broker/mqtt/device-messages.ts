@@ -8,6 +8,7 @@ import type { CommandLedger } from '../commands/command-ledger.ts';
 import { reportCommand } from '../commands/report-command.ts';
 import type { Metrics } from '../metrics.ts';
 import type { DeviceRegistry } from '../registry/device-registry.ts';
+import type { HistoryPace } from '../store/history-pace.ts';
 import type { Change, State } from '../store/state.ts';
 import type { Ingest } from '../telemetry/ingest.ts';
 import type { Rejects } from '../telemetry/rejects.ts';
@@ -31,25 +32,39 @@ export type Along = {
 const NOT_NOW = new Set(['journal_full', 'storage_unavailable', 'shutting_down', 'internal']);
 const TAKEN: Taken = { outcome: 'taken' };
 
+type MessageParts = {
+  readonly state: State;
+  readonly registry: DeviceRegistry;
+  readonly ingest: Ingest;
+  readonly ledger: CommandLedger;
+  readonly rejects: Rejects;
+  readonly pace: HistoryPace;
+  readonly metrics: Metrics;
+};
+
+/** What becomes durable with one promise. */
+type Together = { readonly durable: Promise<void>; mayAcknowledge: Promise<void>; readings: number; octets: number };
+
 export class DeviceMessages {
   readonly #state: State;
   readonly #registry: DeviceRegistry;
   readonly #ingest: Ingest;
   readonly #ledger: CommandLedger;
   readonly #rejects: Rejects;
+  readonly #pace: HistoryPace;
   readonly #metrics: Metrics;
   readonly #telemetryMessages;
   readonly #reportMessages;
   readonly #readings;
-  /** Readings that become durable with one promise. */
-  #together: { readonly durable: Promise<void>; readings: number } | undefined;
+  #together: Together | undefined;
 
-  constructor(state: State, registry: DeviceRegistry, ingest: Ingest, ledger: CommandLedger, rejects: Rejects, metrics: Metrics) {
+  constructor({ state, registry, ingest, ledger, rejects, pace, metrics }: MessageParts) {
     this.#state = state;
     this.#registry = registry;
     this.#ingest = ingest;
     this.#ledger = ledger;
     this.#rejects = rejects;
+    this.#pace = pace;
     this.#metrics = metrics;
     this.#telemetryMessages = metrics.messages.labels('mqtt', 'telemetry');
     this.#reportMessages = metrics.messages.labels('mqtt', 'report');
@@ -68,7 +83,7 @@ export class DeviceMessages {
   }
 
   /**
-   * Telemetry without fault, while there is room for it: the promise of its durability, which all that is written together shares.
+   * Telemetry without fault, while there is room for it: resolves when it may be acknowledged, with one promise for all that is written together.
    * Undefined where `take` is to judge.
    */
   takeTogether(deviceId: string, text: string): Promise<void> | undefined {
@@ -83,16 +98,20 @@ export class DeviceMessages {
       return undefined;
     }
     this.#telemetryMessages.inc();
-    if (this.#together?.durable !== durable) {
-      const together = { durable, readings: 0 };
-      this.#together = together;
-      durable.then(
-        () => this.#readings.inc(together.readings),
-        () => {},
-      );
-    }
-    this.#together.readings += readingsIn(samples);
-    return durable;
+    const together = this.#together?.durable === durable ? this.#together : this.#begin(durable);
+    together.readings += readingsIn(samples);
+    together.octets += text.length;
+    return together.mayAcknowledge;
+  }
+
+  #begin(durable: Promise<void>): Together {
+    const together: Together = { durable, mayAcknowledge: durable, readings: 0, octets: 0 };
+    together.mayAcknowledge = durable.then(() => {
+      this.#readings.inc(together.readings);
+      return this.#pace.wait(together.octets);
+    });
+    this.#together = together;
+    return together;
   }
 
   #takeAs(up: UpTopic, deviceId: string, payload: Buffer, along: Along): Promise<unknown> {
@@ -120,7 +139,10 @@ export class DeviceMessages {
     const commit = this.#ingest.prepare(device, samples, 0);
     const taken = commit(changes);
     onCommit(taken);
-    return taken.then((count) => this.#readings.inc(count));
+    return taken.then((count) => {
+      this.#readings.inc(count);
+      return this.#pace.wait(payload.length);
+    });
   }
 
   #takeReport(deviceId: string, commandId: string, payload: Buffer, { changes, onCommit }: Along): Promise<unknown> {

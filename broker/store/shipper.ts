@@ -2,6 +2,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import type { Logger } from 'pino';
 import type { Metrics } from '../metrics.ts';
 import type { History } from './history.ts';
+import type { HistoryPace } from './history-pace.ts';
 import type { Quarantine } from './quarantine.ts';
 import type { State } from './state.ts';
 
@@ -19,6 +20,7 @@ export class Shipper {
   readonly #state: State;
   readonly #history: History;
   readonly #quarantine: Quarantine;
+  readonly #pace: HistoryPace;
   readonly #metrics: Metrics;
   readonly #log: Logger;
   readonly #stop = new AbortController();
@@ -29,10 +31,11 @@ export class Shipper {
   #failure: string | undefined;
   #running: Promise<void> | undefined;
 
-  constructor(state: State, history: History, quarantine: Quarantine, metrics: Metrics, log: Logger) {
+  constructor(state: State, history: History, quarantine: Quarantine, pace: HistoryPace, metrics: Metrics, log: Logger) {
     this.#state = state;
     this.#history = history;
     this.#quarantine = quarantine;
+    this.#pace = pace;
     this.#metrics = metrics;
     this.#log = log;
   }
@@ -79,6 +82,7 @@ export class Shipper {
     this.#wake();
     this.#hurry();
     await this.#running;
+    this.#pace.failed();
     this.#release(Number.POSITIVE_INFINITY);
   }
 
@@ -97,6 +101,7 @@ export class Shipper {
         const { message } = error as Error;
         if (this.#failure === undefined) this.#log.warn(`History does not take rows, the journal keeps them: ${message}`);
         this.#failure = message;
+        this.#pace.failed();
         this.#release(Number.POSITIVE_INFINITY);
         await wait(backoffMs * (0.5 + Math.random()), undefined, { signal: this.#stop.signal }).catch(() => {});
         backoffMs = Math.min(backoffMs * 2, BACKOFF_MS_MAX);
@@ -118,6 +123,7 @@ export class Shipper {
     // Not waited for: until it is written, a crash ships these rows again, which changes nothing.
     this.#state.journal.trim(batch.through).catch(() => {});
     this.#through = batch.through;
+    this.#pace.shipped(batch.lines.length);
     this.#release(batch.through);
     return true;
   }

@@ -36,7 +36,7 @@ const acceptedSchema = Type.Object({ accepted: Type.Integer({ description: 'Read
 const octets = { type: 'string', format: 'binary' };
 
 export function deviceTelemetryRoutes(app: Api, parts: ApiParts): void {
-  const { ingest, telemetryKeys, presence, metrics, clock } = parts;
+  const { ingest, telemetryKeys, pace, presence, metrics, clock } = parts;
   const messages = metrics.messages.labels('http', 'telemetry');
   const readings = metrics.readings.labels('http');
 
@@ -98,11 +98,13 @@ export function deviceTelemetryRoutes(app: Api, parts: ApiParts): void {
       presence.contact(device.id);
       const mediaType = mediaTypeOf(request);
       if (!isTelemetryMediaType(mediaType)) throw wrongMediaType(mediaType, TELEMETRY_MEDIA_TYPES);
-      const samples = decodeTelemetry(mediaType, octetsOf(request), clock.now());
+      const body = octetsOf(request);
+      const samples = decodeTelemetry(mediaType, body, clock.now());
       messages.inc();
       const { accepted, isRepeat } = await take(device, samples, request.headers['idempotency-key']);
       if (isRepeat) reply.header('idempotency-replayed', 'true');
       else readings.inc(accepted);
+      await pace.wait(body.length);
       sendAnswer(reply, answerFormatOf(request), 202, { accepted });
       return reply;
     },

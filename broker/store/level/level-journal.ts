@@ -66,7 +66,7 @@ export class LevelJournal implements Journal {
     return isMissing || bytesLost > 0 ? `the journal is missing records ${missing}, ${bytesLost} octets are gone` : undefined;
   }
 
-  /** With what is being written. */
+  /** With what is being written, without what is trimmed. */
   get bytes(): number {
     return this.#bytes;
   }
@@ -140,6 +140,7 @@ export class LevelJournal implements Journal {
     this.#tail = Math.max(this.#tail, Math.min(through, this.#head));
     this.#read = this.#read.filter(({ sequence }) => sequence > this.#tail);
     this.#readAfter = Math.max(this.#readAfter, this.#tail);
+    for (const { bytes } of mine) this.#bytes -= bytes;
     await this.#requestTrim(mine);
   }
 
@@ -158,10 +159,7 @@ export class LevelJournal implements Journal {
       this.#bytes += added;
       changes.set(recordKey(this.#lastPut, added, now), lines);
     }
-    for (const { key, bytes } of trimmed) {
-      this.#bytes -= bytes;
-      changes.set(key, undefined);
-    }
+    for (const { key } of trimmed) changes.set(key, undefined);
     const head = this.#lastPut;
     if (changes.size > 0) changes.set(COUNT_KEY, countText(this.#bytes, head));
     const applied = (): void => {

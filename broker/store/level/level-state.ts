@@ -106,7 +106,7 @@ export class LevelState implements State {
   ride(changes: readonly Change[], entries: readonly Entry[], of?: string): Promise<void> {
     const refusal = this.#refusalOf(0);
     if (refusal !== undefined) return Promise.reject(refusal);
-    this.#riding ??= setTimeout(() => void this.commit([], []).catch(() => {}), RIDE_WITHIN_MS);
+    this.#riding ??= setTimeout(() => this.#writeWhatRides(), RIDE_WITHIN_MS);
     return this.#join(changes, entries, of);
   }
 
@@ -200,8 +200,23 @@ export class LevelState implements State {
   /** Rides along with the next commit, or goes by itself after a while: sending what is in History again is harmless, an fsync is not free. */
   #trim(records: readonly RecordKey[]): Promise<void> {
     this.#trimmed.push(...records);
-    this.#trimming ??= setTimeout(() => void this.commit([], []).catch(() => {}), TRIM_WITHIN_MS).unref();
+    this.#trimming ??= setTimeout(() => this.#writeWhatRides(), TRIM_WITHIN_MS).unref();
     return this.#next.durable;
+  }
+
+  /** While the disk refuses this does nothing; the next that rides tries anew. */
+  #writeWhatRides(): void {
+    this.#clearTimers();
+    this.commit([], []).catch(() => {});
+  }
+
+  #clearTimers(): void {
+    clearTimeout(this.#trimming);
+    clearTimeout(this.#riding);
+    clearTimeout(this.#gathering);
+    this.#trimming = undefined;
+    this.#riding = undefined;
+    this.#gathering = undefined;
   }
 
   /** Of what has lingered for long enough, or of all. */
@@ -247,12 +262,7 @@ export class LevelState implements State {
     const batch = this.#next;
     this.#next = new CommitBatch();
     this.#isUrgent = false;
-    clearTimeout(this.#trimming);
-    clearTimeout(this.#riding);
-    clearTimeout(this.#gathering);
-    this.#trimming = undefined;
-    this.#riding = undefined;
-    this.#gathering = undefined;
+    this.#clearTimers();
     this.#writes.push(this.#written(batch, this.#writes.at(-1)));
   }
 
@@ -327,6 +337,8 @@ export class LevelState implements State {
         await this.#db.close();
         await this.#db.open();
         await this.#db.put(PROBE_KEY, String(this.#clock.now()), { sync: true });
+        // What is still there is counted, and trimmed anew.
+        this.#trimmed = [];
         await this.#journal.load(true);
         this.#failure = undefined;
         return;
