@@ -18,11 +18,20 @@ export function bareFastify(title: string): Peer {
 export function mosquitto(): Peer[] {
   const found = findServer('mosquitto');
   if (found === undefined) return [];
-  const start = async (deviceCount: number): Promise<Target> => {
+  const startOnce = async (deviceCount: number): Promise<Target> => {
     const mqtt = await freePort();
-    const findReady = (printed: string): Ports | undefined => (/ running\b/.test(printed) ? { http: 0, mqtt } : undefined);
+    // It also runs where it could not have the port.
+    const findReady = (printed: string): Ports | undefined =>
+      / running\b/.test(printed) ? { http: 0, mqtt: / already in use\b/.test(printed) ? 0 : mqtt } : undefined;
     // Without a configuration file it listens on loopback and takes everybody; nothing of its own is persisted.
     return startTarget({ command: [found.path, '-p', String(mqtt)], env: found.env, core: 'server', findReady }, deviceCount);
+  };
+  const start = async (deviceCount: number): Promise<Target> => {
+    for (;;) {
+      const target = await startOnce(deviceCount);
+      if (target.mqttPort !== 0) return target;
+      await target.stop();
+    }
   };
   return [{ title: 'mosquitto, keeps nothing', start }];
 }
