@@ -110,6 +110,8 @@ export class DeviceMessages {
       this.#readings.inc(together.readings);
       return this.#pace.wait(together.octets);
     });
+    // Whoever waits for it handles it, and may not be there yet.
+    together.mayAcknowledge.catch(() => {});
     this.#together = together;
     return together;
   }

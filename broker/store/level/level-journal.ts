@@ -25,6 +25,7 @@ export class LevelJournal implements Journal {
   /** Of what was last refused. */
   #refusedBytes = 0;
   #listener: () => void = () => {};
+  #loading: Promise<unknown> | undefined;
   readonly #requestTrim: (records: readonly RecordKey[]) => Promise<void>;
 
   constructor(db: Database, bytesMax: number, requestTrim: (records: readonly RecordKey[]) => Promise<void>) {
@@ -38,6 +39,16 @@ export class LevelJournal implements Journal {
    * one line what is missing, if anything is: once, since the next start finds the count right.
    */
   async load(isDoubtful: boolean): Promise<string | undefined> {
+    const loading = this.#load(isDoubtful);
+    this.#loading = loading;
+    try {
+      return await loading;
+    } finally {
+      this.#loading = undefined;
+    }
+  }
+
+  async #load(isDoubtful: boolean): Promise<string | undefined> {
     const count = countOf(await this.#db.get(COUNT_KEY));
     const [first] = await this.#keys(0, 1);
     const [last] = await this.#keys(0, 1, undefined, true);
@@ -131,6 +142,8 @@ export class LevelJournal implements Journal {
   }
 
   async trim(through: number): Promise<void> {
+    // What is trimmed while it is counted would be counted all the same.
+    if (this.#loading !== undefined) await this.#loading;
     const isRead = this.#readAfter <= this.#tail && (this.#read.at(-1)?.sequence ?? 0) >= through;
     const records = isRead
       ? this.#read.filter(({ sequence }) => sequence > this.#tail && sequence <= through)
