@@ -11,6 +11,7 @@ import { describeMachine } from './machine.ts';
 import { HELP, parseOptions, UsageError, type Options } from './options.ts';
 import { pinLoad } from './pinning.ts';
 import { asJson, asTable } from './report.ts';
+import { watchStolenTime } from './stolen-time.ts';
 
 /** The benchmark: each figure of Downlink's beside its peers', measured in the same minutes on the same machine. */
 const CASES = [durableReadings, influxReadings, pushLatency, idlePoll, pullAndReport, idleMemory, openCommands, outage];
@@ -42,6 +43,7 @@ async function run({ runs, only, json, load }: Options): Promise<void> {
     },
   };
   const machine = describeMachine();
+  const stolenTime = watchStolenTime();
   pinLoad();
   const results: Result[] = [];
   for (const bench of CASES) {
@@ -54,5 +56,7 @@ async function run({ runs, only, json, load }: Options): Promise<void> {
       process.exitCode = 1;
     }
   }
+  const stolen = stolenTime();
+  if (stolen !== undefined) effort.note(stolen);
   process.stdout.write(`${json ? asJson(results, machine, notes) : asTable(results, machine, notes)}\n`);
 }

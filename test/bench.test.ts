@@ -4,6 +4,7 @@ import { promisify } from 'node:util';
 import { expect, it } from 'vitest';
 import { findServer } from '../bench/found-servers.ts';
 import { median, percentile } from '../bench/statistics.ts';
+import { watchStolenTime } from '../bench/stolen-time.ts';
 
 /** The benchmarks run small here, so that they cannot rot. They say nothing about speed on a busy machine, and nothing is asserted of it. */
 const ROOT = join(import.meta.dirname, '..');
@@ -47,9 +48,10 @@ it('measures every figure on Downlink and on its peers, and finds all that was a
 it('says what it leaves out for want of a server', async () => {
   const { stdout } = await bench('--quick', '--json', '--only', 'readings-influx,readings');
   const { notes, results } = JSON.parse(stdout) as Output;
+  const leftOut = notes.filter((note) => !note.includes('other virtual machines'));
   if (findServer('influxd') === undefined)
-    expect(notes).toEqual([expect.stringMatching(/^readings-influx: skipped, no influxd/)]);
-  else expect(notes).toEqual([]);
+    expect(leftOut).toEqual([expect.stringMatching(/^readings-influx: skipped, no influxd/)]);
+  else expect(leftOut).toEqual([]);
   const peers = results.filter(({ id }) => id === 'readings').map(({ peer }) => peer?.title);
   expect(peers).toHaveLength(findServer('mosquitto') === undefined ? 1 : 2);
 });
@@ -64,6 +66,16 @@ it('refuses an option it does not know, in one line', async () => {
     code: 1,
     stderr: expect.stringMatching(/^--only knows readings, .*, not nothing$/m),
   });
+});
+
+it('says when other virtual machines had the processors meanwhile', () => {
+  let stat = 'cpu  100 0 100 700 0 0 0 100 0 0\ncpu0 1 2 3';
+  const stolen = watchStolenTime(() => stat);
+  stat = 'cpu  150 0 150 775 0 0 0 125 0 0\ncpu0 1 2 3';
+  expect(stolen()).toMatch(/^13 % of the processors' time went to other virtual machines/);
+  stat = 'cpu  150 0 150 775 0 0 0 100 0 0\ncpu0 1 2 3';
+  expect(stolen()).toBeUndefined();
+  expect(watchStolenTime(() => '')()).toBeUndefined();
 });
 
 it('takes medians and percentiles by the usual rules', () => {
