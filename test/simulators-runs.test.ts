@@ -62,7 +62,7 @@ describe('the fleet', () => {
     expect(text()).toMatch(/executed twice: 0\n/);
     expect(text()).toMatch(/MQTT cut before PUBACK +\d/);
     expect(text()).toMatch(/HTTP answer lost +\d/);
-    expect(clean).toBe(true);
+    expect(clean, text()).toBe(true);
   });
 
   test('of every way comes out clean when three of ten are lost on every leg', { timeout: 240_000 }, async () => {
@@ -75,7 +75,7 @@ describe('the fleet', () => {
     for (const fault of ['MQTT away', 'HTTP request lost', 'HTTP answer lost', 'MQTT cut after a publish'])
       expect(text()).toMatch(new RegExp(`${fault} +\\d`));
     expect(text()).toMatch(/ push +sleepy +hybrid +sse +long-poll +sync +all\n/);
-    expect(clean).toBe(true);
+    expect(clean, text()).toBe(true);
   });
 
   test('is told to stop early, and still reckons; the same seed takes its devices over', async () => {
@@ -85,12 +85,11 @@ describe('the fleet', () => {
     await expect.poll(async () => (await server.request<Listed>('GET', '/v1/devices')).body.devices.length).toBeGreaterThan(0);
     await expect.poll(text, { timeout: 30_000, interval: 200 }).toContain('commands/s');
     enough.abort();
-    expect(await run).toBe(true);
+    expect(await run, text()).toBe(true);
     expect(text()).toContain('Reckoning');
     const again = paper();
-    expect(await runFleet(options({ seconds: 1, seed: 21 }), again.screen, { enough: never, now: never, pace: BRISK })).toBe(
-      true,
-    );
+    const isClean = await runFleet(options({ seconds: 1, seed: 21 }), again.screen, { enough: never, now: never, pace: BRISK });
+    expect(isClean, again.text()).toBe(true);
   });
 
   test('says in one line that there is no server, no key, or another key', async () => {
