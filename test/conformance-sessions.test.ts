@@ -198,7 +198,7 @@ describe('a will', () => {
 });
 
 describe('a retained message', () => {
-  test('goes to new subscriptions and to repeated ones, marked as retained, to others as any message [MQTT-3.3.1-5] [MQTT-3.3.1-6] [MQTT-3.3.1-8] [MQTT-3.3.1-9] [MQTT-3.8.4-3]', async () => {
+  test('goes to new subscriptions and to repeated ones, marked as retained, to others like every message [MQTT-3.3.1-5] [MQTT-3.3.1-6] [MQTT-3.3.1-8] [MQTT-3.3.1-9] [MQTT-3.8.4-3]', async () => {
     const early = await open();
     await subscribe(early, topic, 1);
     await publish('v', 2, { retain: true });

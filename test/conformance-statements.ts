@@ -44,7 +44,7 @@ export const STATEMENTS: readonly Statement[] = [
   { id: 'MQTT-3.1.2-13', text: 'Without the will flag will QoS is 0' },
   { id: 'MQTT-3.1.2-14', text: 'Will QoS is not 3' },
   { id: 'MQTT-3.1.2-15', text: 'Without the will flag will retain is 0' },
-  { id: 'MQTT-3.1.2-16', text: 'Will retain 0: published as any message' },
+  { id: 'MQTT-3.1.2-16', text: 'Will retain 0: published like every message' },
   { id: 'MQTT-3.1.2-17', text: 'Will retain 1: published as a retained message' },
   { id: 'MQTT-3.1.2-18', text: 'Without the username flag there is none' },
   { id: 'MQTT-3.1.2-19', text: 'With the username flag there is one' },

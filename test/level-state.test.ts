@@ -220,6 +220,18 @@ describe('what is urgent', () => {
     expect(order).toEqual(['first', 'urgent', 'relaxed', 'bounded']);
   });
 
+  test('is written after what came before it, however soon it follows', async () => {
+    const rows: string[] = [];
+    for (let i = 0; i < 1_000; i += 1) {
+      rows.push(`m f=${i} ${2 * i}`, `m f=${i} ${2 * i + 1}`);
+      const before = state.commit([{ put: 'k', value: `before ${i}` }], rows.slice(-2, -1));
+      await new Promise(setImmediate);
+      await Promise.all([before, state.commit([{ put: 'k', value: `urgent ${i}` }], rows.slice(-1), 'urgent')]);
+      expect(await state.get('k')).toBe(`urgent ${i}`);
+    }
+    expect((await state.journal.read(0, 1_000_000))?.lines.toString()).toBe(`${rows.join('\n')}\n`);
+  });
+
   test('is refused with all that came after what could not be written', async () => {
     const outcomes = await Promise.allSettled(
       Array.from({ length: 20 }, async (_, i) => {

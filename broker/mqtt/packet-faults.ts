@@ -153,7 +153,7 @@ function messageIdFault(reader: Reader): string | undefined {
   return messageId === 0 ? 'has message id 0' : undefined;
 }
 
-/** [MQTT-1.5.3-1]; a byte order mark is a character as any other [MQTT-1.5.3-3]. */
+/** [MQTT-1.5.3-1]; a byte order mark is a character like all others [MQTT-1.5.3-3]. */
 function takeText(reader: Reader): string | { readonly fault: string } {
   const from = reader.at + 2;
   if (from > reader.end) return { fault: TRUNCATED };

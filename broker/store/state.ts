@@ -30,7 +30,7 @@ export interface State {
    * of one key that are written together the last counts.
    * With neither it resolves once all earlier commits are durable. Throws `journal_full` when `entries` would pass the journal's
    * bound (steps of commands already accepted are `exempt`: refusing them would leave the record behind the truth), and
-   * `storage_unavailable` when the disk refuses. Two more kinds are bounded: an `urgent` one is handed to the disk though it still writes another, and resolves
+   * `storage_unavailable` when the disk refuses. Two more kinds are bounded: an `urgent` one does not wait for the end of the turn, and resolves
    * before those that are written with it; a `relaxed` one may wait a few milliseconds for others.
    * What lingers `of` the same thing is written with it.
    */

@@ -102,9 +102,12 @@ export function deviceTelemetryRoutes(app: Api, parts: ApiParts): void {
       const samples = decodeTelemetry(mediaType, body, clock.now());
       messages.inc();
       const { accepted, isRepeat } = await take(device, samples, request.headers['idempotency-key']);
-      if (isRepeat) reply.header('idempotency-replayed', 'true');
-      else readings.inc(accepted);
-      await pace.wait(body.length);
+      if (isRepeat) {
+        reply.header('idempotency-replayed', 'true');
+      } else {
+        readings.inc(accepted);
+        await pace.wait(body.length);
+      }
       sendAnswer(reply, answerFormatOf(request), 202, { accepted });
       return reply;
     },

@@ -10,8 +10,8 @@ import { snapshotOf } from './snapshot.ts';
 
 /**
  * State on LevelDB with group commit. What is committed while a batch is being written waits and shares the next fsync; a batch is
- * taken up at the end of the event loop's turn, so that one turn's arrivals make one batch. What is urgent does not wait for the batch that is being
- * written: LevelDB has one more in line, and writes it next. No batch is acknowledged before those ahead of it.
+ * taken up at the end of the event loop's turn, so that one turn's arrivals make one batch; at once, where something in it is urgent. LevelDB has one batch
+ * at a time: it writes two on threads of their own, in whatever order these come to run.
  */
 export type LevelStateOptions = {
   readonly folder: string;
@@ -34,8 +34,6 @@ const LINGER_MS = 100;
 /** What is relaxed waits for so long, or for so much, while the disk has nothing else to do: an fsync for each of a few readings is what would keep others waiting. */
 const GATHER_MS = 2;
 const GATHERED_CHARS = 16 * 1024;
-/** Batches that LevelDB has at once, where something is urgent. */
-const WRITES_MAX = 2;
 const ENTRIES_A_READ = 1_000;
 
 export class LevelState implements State {
@@ -52,8 +50,8 @@ export class LevelState implements State {
   /** What lingers, by what it is of. */
   readonly #lingering = new Map<string, Lingering>();
   #lingerTimer: NodeJS.Timeout | undefined;
-  /** Batches handed to LevelDB, the oldest first. */
-  #writes: Promise<void>[] = [];
+  /** The batch that LevelDB has. */
+  #writing: Promise<void> | undefined;
   /** The next batch is taken up at the end of this turn. */
   #isDue = false;
   #isUrgent = false;
@@ -192,7 +190,7 @@ export class LevelState implements State {
     if (this.#closed) return;
     await this.flush().catch(() => {});
     this.#closed = true;
-    while (this.#writes.length > 0) await Promise.all(this.#writes);
+    while (this.#writing !== undefined) await this.#writing;
     await this.#reopening;
     await this.#db.close();
   }
@@ -238,7 +236,7 @@ export class LevelState implements State {
 
   /** LevelDB may be given another batch. */
   get #hasRoom(): boolean {
-    return this.#writes.length < (this.#isUrgent ? WRITES_MAX : 1) && this.#reopening === undefined;
+    return this.#writing === undefined && this.#reopening === undefined;
   }
 
   /** What is urgent goes when the code that runs now is done, all else when everything that has arrived was looked at, so that one batch has it. */
@@ -263,30 +261,31 @@ export class LevelState implements State {
     this.#next = new CommitBatch();
     this.#isUrgent = false;
     this.#clearTimers();
-    this.#writes.push(this.#written(batch, this.#writes.at(-1)));
+    this.#writing = this.#written(batch);
   }
 
-  /** Writes the batch, and answers it once that `before` it is answered. */
-  async #written(batch: CommitBatch, before: Promise<void> | undefined): Promise<void> {
-    const trimmed = this.#trimmed;
-    this.#trimmed = [];
-    let applied = (): void => {};
-    let failure: unknown;
+  async #written(batch: CommitBatch): Promise<void> {
+    let applied: () => void;
     try {
-      const records = this.#journal.changesFor(batch.text(), trimmed, this.#clock.now());
-      applied = records.applied;
-      await this.#apply([batch.changes, records.changes]);
+      applied = await this.#put(batch);
     } catch (error) {
-      failure = error;
+      this.#writing = undefined;
+      return this.#fail(batch, error);
     }
-    await before;
-    void this.#writes.shift();
-    // What went to the disk after something that did not is not to be relied on.
-    if (failure !== undefined || this.#failure !== undefined) return this.#fail(batch, failure);
+    this.#writing = undefined;
     applied();
     // The disk has its next work before those who waited for this go on.
     this.#takeUp();
     batch.resolve();
+  }
+
+  /** Resolves once it is durable, with what is to be called then. */
+  async #put(batch: CommitBatch): Promise<() => void> {
+    const trimmed = this.#trimmed;
+    this.#trimmed = [];
+    const { changes, applied } = this.#journal.changesFor(batch.text(), trimmed, this.#clock.now());
+    await this.#apply([batch.changes, changes]);
+    return applied;
   }
 
   #fail(batch: CommitBatch, error: unknown): void {
@@ -295,9 +294,9 @@ export class LevelState implements State {
     this.#endLingering(Number.POSITIVE_INFINITY);
     const waiting = this.#next;
     this.#next = new CommitBatch();
+    this.#isUrgent = false;
     batch.reject(this.#failure);
     waiting.reject(this.#failure);
-    if (this.#writes.length > 0) return;
     this.#reopening = this.#reopen().finally(() => {
       this.#reopening = undefined;
       if (this.#next.isWanted) this.#schedule();
